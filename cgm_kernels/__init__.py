@@ -1,0 +1,26 @@
+"""Fused kernels for generative modelling: C++, CUDA and Triton, with a PyTorch reference for each."""
+
+from .backends import available_backends, get_backend, set_backend, use_backend
+from .info import build_info
+from .sliced_ot.op import (
+    random_projections,
+    sliced_displacement,
+    sliced_wasserstein_cost,
+    sliced_wasserstein_distance,
+    wasserstein_1d,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "available_backends",
+    "build_info",
+    "get_backend",
+    "random_projections",
+    "set_backend",
+    "sliced_displacement",
+    "sliced_wasserstein_cost",
+    "sliced_wasserstein_distance",
+    "use_backend",
+    "wasserstein_1d",
+]

@@ -1,0 +1,32 @@
+"""Half precision and autocast: the operations compute in float32 or float64, whatever surrounds them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+HALVES = (torch.float16, torch.bfloat16)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def outside_autocast(function: _Function) -> _Function:
+    """Under autocast, run ``function`` on float32 copies of its half-precision tensors and with autocast off."""
+
+    @functools.wraps(function)
+    def wrapper(x: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+            return function(x, *args, **kwargs)
+        with torch.autocast(x.device.type, enabled=False):
+            kwargs = {name: _widened(value) for name, value in kwargs.items()}
+            return function(_widened(x), *map(_widened, args), **kwargs)
+
+    return wrapper  # type: ignore[return-value]
+
+
+def _widened(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
