@@ -1,0 +1,131 @@
+// Level file: whole rows, from unsorted points to the cost and its derivatives.
+
+#include "sliced_ot/cpu_cost.h"
+#include "sliced_ot/cpu_radix.h"
+#include "sliced_ot/cpu_vector.h"
+
+namespace cgm::sliced_ot::CGM_LEVEL {
+
+constexpr int64_t chunk_points = 16384;
+
+template <typename scalar_t>
+static bool sort_points(const scalar_t* points, int64_t n, bool with_index, scalar_t* keys, uint32_t* index,
+                        const SortBuffers<scalar_t>& buffers) {
+  return with_index ? sort_row<true>(points, n, keys, index, buffers)
+                    : sort_row<false>(points, n, keys, index, buffers);
+}
+
+// Both clouds sorted, a row falls into chunks that can be computed in any order. Those of x give the cost (in parts)
+// and the derivatives by x; where sizes or weights differ those of y give the derivatives by y.
+template <typename scalar_t>
+struct RowChunks {
+  bool equal;
+  int64_t of_x, of_y;
+  explicit RowChunks(const TransportRows<scalar_t>& problem) {
+    const bool weighted = Wanted<scalar_t>(problem).weighted;
+    equal = problem.n == problem.m && !weighted;
+    of_x = problem.x_weight_coefficients ? 1 : (problem.n + chunk_points - 1) / chunk_points;
+    of_y = problem.y_weight_coefficients                ? 1
+           : equal || problem.y_coefficients == nullptr ? 0
+                                                        : (problem.m + chunk_points - 1) / chunk_points;
+  }
+};
+
+template <typename scalar_t>
+static inline scalar_t* row_of(scalar_t* rows, int64_t row, int64_t n) {
+  return rows ? rows + row * n : nullptr;
+}
+
+template <typename Cost, typename scalar_t>
+static double cost_of_chunk(const Cost& ground, const TransportRows<scalar_t>& problem, int64_t row,
+                            const SortedCloud<scalar_t>& x_cloud, const SortedCloud<scalar_t>& y_cloud, int64_t chunk) {
+  const int64_t n = problem.n, m = problem.m;
+  const RowChunks<scalar_t> chunks(problem);
+  const SortedRow<scalar_t> x{x_cloud.keys, x_cloud.index, n}, y{y_cloud.keys, y_cloud.index, m};
+  scalar_t* const by_x = row_of(problem.x_coefficients, row, n);
+  scalar_t* const by_y = row_of(problem.y_coefficients, row, m);
+  const bool of_x = chunk < chunks.of_x;
+  const int64_t points = of_x ? n : m, count = of_x ? chunks.of_x : chunks.of_y;
+  const int64_t begin = (of_x ? chunk : chunk - chunks.of_x) * chunk_points;
+  const int64_t end = count == 1 ? points : smaller(begin + chunk_points, points);
+  if (chunks.equal) return equal_chunk(ground, x, y, begin, end, by_x, by_y);
+  const MergeOutputs<scalar_t> x_out{by_x, row_of(problem.x_weight_coefficients, row, n)};
+  const MergeOutputs<scalar_t> y_out{by_y, row_of(problem.y_weight_coefficients, row, m)};
+  if (x_cloud.ends) {
+    if (of_x) return merge_chunk<true>(ground, WeightedEnds{x_cloud.ends, y_cloud.ends, m}, x, y, begin, end, x_out);
+    return merge_chunk<false>(ground, WeightedEnds{y_cloud.ends, x_cloud.ends, n}, y, x, begin, end, y_out);
+  }
+  if (of_x) return merge_chunk<true>(ground, UniformEnds{{n, m}}, x, y, begin, end, x_out);
+  return merge_chunk<false>(ground, UniformEnds{{m, n}}, y, x, begin, end, y_out);
+}
+
+// The part of the cost that an x chunk holds; the value of a y chunk is meaningless.
+template <typename scalar_t>
+static double transport_chunk(const TransportRows<scalar_t>& problem, int64_t row, const SortedCloud<scalar_t>& x,
+                              const SortedCloud<scalar_t>& y, int64_t chunk) {
+  if (problem.p == 2) return cost_of_chunk(Cost2{}, problem, row, x, y, chunk);
+  if (problem.p == 1) return cost_of_chunk(Cost1{}, problem, row, x, y, chunk);
+  return cost_of_chunk(CostP{problem.p}, problem, row, x, y, chunk);
+}
+
+template <typename scalar_t>
+static int64_t count_of_chunks(const TransportRows<scalar_t>& problem) {
+  const RowChunks<scalar_t> chunks(problem);
+  return chunks.of_x + chunks.of_y;
+}
+
+template <typename scalar_t>
+static void accumulate_row_weights(const TransportRows<scalar_t>& problem, int64_t row, const SortedCloud<scalar_t>& x,
+                                   const SortedCloud<scalar_t>& y) {
+  const int64_t group = row / problem.rows_per_group;
+  const double* x_weights = problem.x_weights ? problem.x_weights + group * problem.n : nullptr;
+  const double* y_weights = problem.y_weights ? problem.y_weights + group * problem.m : nullptr;
+  accumulate_weights(x_weights, x.index, problem.n, x.ends);
+  accumulate_weights(y_weights, y.index, problem.m, y.ends);
+}
+
+static inline double not_a_number() { return __builtin_nan(""); }
+
+template <typename scalar_t>
+static void spoil(scalar_t* coefficients, int64_t row, int64_t n) {
+  if (!coefficients) return;
+  for (int64_t i = 0; i < n; ++i) coefficients[row * n + i] = static_cast<scalar_t>(not_a_number());
+}
+
+// A row with a NaN or an infinity.
+template <typename scalar_t>
+static void spoil_row(const TransportRows<scalar_t>& problem, int64_t row) {
+  problem.cost[row] = not_a_number();
+  spoil(problem.x_coefficients, row, problem.n);
+  spoil(problem.y_coefficients, row, problem.m);
+  spoil(problem.x_weight_coefficients, row, problem.n);
+  spoil(problem.y_weight_coefficients, row, problem.m);
+}
+
+template <typename scalar_t>
+static void finish_row(const TransportRows<scalar_t>& problem, int64_t row, const SortedCloud<scalar_t>& x,
+                       const SortedCloud<scalar_t>& y) {
+  if (!x.finite || !y.finite) return spoil_row(problem, row);
+  if (x.ends) accumulate_row_weights(problem, row, x, y);
+  const RowChunks<scalar_t> chunks(problem);
+  double cost = 0;
+  for (int64_t chunk = 0; chunk < chunks.of_x + chunks.of_y; ++chunk) {
+    const double part = transport_chunk(problem, row, x, y, chunk);
+    if (chunk < chunks.of_x) cost += part;
+  }
+  problem.cost[row] = cost;
+}
+
+// Rows [begin, end), one after the other.
+template <typename scalar_t>
+static void transport_range(const TransportRows<scalar_t>& problem, int64_t begin, int64_t end, SortedCloud<scalar_t> x,
+                            SortedCloud<scalar_t> y, const SortBuffers<scalar_t>& buffers) {
+  const Wanted<scalar_t> wanted(problem);
+  for (int64_t row = begin; row < end; ++row) {
+    x.finite = sort_points(problem.x + row * problem.x_stride, problem.n, wanted.x_index, x.keys, x.index, buffers);
+    y.finite = sort_points(problem.y + row * problem.y_stride, problem.m, wanted.y_index, y.keys, y.index, buffers);
+    finish_row(problem, row, x, y);
+  }
+}
+
+}  // namespace cgm::sliced_ot::CGM_LEVEL
