@@ -1,8 +1,10 @@
 // Level file: whole rows, from unsorted points to the cost and its derivatives.
 
-#include "sliced_ot/cpu_cost.h"
-#include "sliced_ot/cpu_radix.h"
+// clang-format off: each of these uses the ones before it
 #include "sliced_ot/cpu_vector.h"
+#include "sliced_ot/cpu_radix.h"
+#include "sliced_ot/cpu_cost.h"
+// clang-format on
 
 namespace cgm::sliced_ot::CGM_LEVEL {
 

@@ -39,10 +39,10 @@ def library(tmp_path_factory):
         pytest.skip("no C++ compiler: neither $CXX nor c++ is there")
     output = tmp_path_factory.mktemp("rows") / "rows.so"
     sources = ["csrc/sliced_ot/cpu.cpp", "csrc/common/levels.cpp", "tests/support/rows_capi.cpp"]
-    flags = (
-        "-std=c++17 -O2 -fno-math-errno -fno-trapping-math -ffp-contract=fast -fPIC -shared -pthread -I csrc".split()
+    flags = ["-std=c++17", "-O2", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-I", "csrc"]
+    subprocess.run(
+        [*compiler.split(), *flags, "-fPIC", "-shared", "-pthread", *sources, "-o", str(output)], cwd=ROOT, check=True
     )
-    subprocess.run([*compiler.split(), *flags, *sources, "-o", str(output)], cwd=ROOT, check=True)
     return ctypes.CDLL(str(output))
 
 
