@@ -133,9 +133,7 @@ def cuda_architectures(environment: Mapping[str, str]) -> str:
     """TORCH_CUDA_ARCH_LIST when it names architectures, else a fixed list with PTX for the GPUs to come."""
     wanted = environment.get("TORCH_CUDA_ARCH_LIST", "").strip()
     if wanted.lower() == "native":
-        raise BuildProblem(
-            "TORCH_CUDA_ARCH_LIST=native asks the GPU of this machine: name the architectures, as in 9.0"
-        )
+        raise BuildProblem("TORCH_CUDA_ARCH_LIST=native asks this machine's GPU: name the architectures, as in 9.0")
     return wanted or DEFAULT_CUDA_ARCHITECTURES
 
 
@@ -164,9 +162,7 @@ def check_host_compiler(environment: Mapping[str, str], torch_root: Path) -> Hos
         return HostCompiler(command, description, ["/openmp"], [])
     problem = _compile_problem(command, "#include <cmath>\nint main() { return 0; }\n", [])
     if problem:
-        raise BuildProblem(
-            f"{command[0]} cannot build a C++17 program ({problem}); install g++ 11 or newer, or set CXX"
-        )
+        raise BuildProblem(f"{command[0]} cannot build C++17 ({problem}); install g++ 11 or newer, or set CXX")
     flags = _openmp_flags(command, torch_root)
     if flags is None:
         raise BuildProblem(f"{command[0]} has no OpenMP; install it (on Debian: g++, or libomp-dev for clang)")
