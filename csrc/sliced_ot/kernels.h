@@ -44,10 +44,12 @@ void transport_rows_cpu(const TransportRows<scalar_t>& problem, const Parallel& 
 // ---- CUDA. `stream` is a cudaStream_t; pointers are device pointers; every call is asynchronous on the stream and
 // safe to capture in a CUDA graph: no allocation, no synchronisation, no host read of device memory.
 
-// The points of one row that a block can sort in shared memory; beyond it the device-wide sort needs a workspace.
-int64_t block_capacity_cuda(size_t scalar_size, bool with_coefficients);
+// The points of one row that a block of the current device can sort in shared memory; beyond it the device-wide sort
+// needs a workspace.
+int64_t block_capacity_cuda(size_t scalar_size, bool with_coefficients, bool weighted = false);
 
-// Bytes of workspace that transport_rows_cuda needs for `problem` (0 when every row fits a block).
+// Bytes of workspace that transport_rows_cuda needs for `problem` (0 when every row fits a block and no derivative by
+// the weights is wanted). It grows in proportion to the rows.
 template <typename scalar_t>
 size_t transport_rows_cuda_workspace(const TransportRows<scalar_t>& problem);
 
@@ -55,7 +57,7 @@ template <typename scalar_t>
 void transport_rows_cuda(const TransportRows<scalar_t>& problem, void* workspace, void* stream);
 
 // Clouds whose rows are the projections on directions, projected inside the kernel: row b * directions + l is item b
-// on direction l. Only for n and m within block_capacity_cuda.
+// on direction l. Only for n and m within block_capacity_cuda; no derivative by the weights.
 template <typename scalar_t>
 struct ProjectedClouds {
   int64_t batch = 0, directions = 0, d = 0;
