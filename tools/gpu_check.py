@@ -1,0 +1,229 @@
+"""`make gpu-check [STAGE=build|test|sanitize|bench]`: what needs a GPU, with this machine's python3 and torch.
+
+Installs nothing and downloads nothing. Each stage ends within 8 minutes, or is stopped and reported as such; results go
+to benchmarks/results/<device>/gpu_check.json and .md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+LOGS = ROOT / "build" / "gpu_check"
+STAGE_SECONDS = 470
+MACHINE_FACTS = """
+import json, platform, torch
+gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+print(json.dumps({
+    "gpu": gpu and gpu.name, "capability": gpu and f"{gpu.major}.{gpu.minor}",
+    "memory_gb": gpu and round(gpu.total_memory / 1e9, 1), "torch": torch.__version__, "cuda": torch.version.cuda,
+    "python": platform.python_version(),
+}))
+"""
+
+
+def say(line: str) -> None:
+    print(f"gpu-check: {line}", flush=True)
+
+
+def machine() -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", MACHINE_FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    if done.returncode != 0:
+        raise SystemExit(
+            f"gpu-check: {sys.executable} cannot import torch; name the Python that has it: make PYTHON=... gpu-check"
+        )
+    facts = json.loads(done.stdout.splitlines()[-1])
+    if facts["gpu"] is None:
+        raise SystemExit(f"gpu-check: no GPU: torch {facts['torch']} sees no CUDA device, so nothing was checked")
+    return facts
+
+
+def slug(device: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
+
+
+def run(name: str, command: list[str], seconds: float, **variables: str) -> tuple[int, str]:
+    """Runs a command with its output on screen and in a log; 124 when it was stopped for taking too long."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "python"), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONUNBUFFERED": "1", **variables}
+    log = LOGS / f"{name}.log"
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # its workers too
+            process.wait()
+            code = 124
+    output = log.read_text(encoding="utf-8", errors="replace")
+    print(output[-6000:], flush=True)
+    return code, output
+
+
+# ---- the stages: each returns what it found, with "passed" and "summary"
+
+
+def build(_: Path) -> dict[str, Any]:
+    code, output = run(
+        "build", [sys.executable, "setup.py", "build_ext", "--inplace"], STAGE_SECONDS - 60, CGM_FORCE_CUDA="1"
+    )
+    if code != 0:
+        return {"passed": False, "summary": "stopped: too slow" if code == 124 else "the build failed"}
+    code, output = run("build_info", [sys.executable, "-m", "cgm_kernels"], 60)
+    native = re.search(r"native on cuda: (.*)", output)
+    passed = code == 0 and native is not None and native.group(1).strip() == "yes"
+    return {"passed": passed, "summary": "built, loads" if passed else "built, but does not load", "build_info": output}
+
+
+def test(_: Path) -> dict[str, Any]:
+    """Every test, CUDA and Triton for real (never Triton's interpreter)."""
+    report = LOGS / "tests.xml"
+    report.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "tests"]
+    if importlib.util.find_spec("xdist") is not None:
+        workers = max(1, min(8, (os.cpu_count() or 1) // 2))
+        command += ["-n", str(workers)]
+    code, _output = run("tests", command, STAGE_SECONDS, OMP_NUM_THREADS="2", TRITON_INTERPRET="0")
+    if not report.exists():
+        return {"passed": False, "summary": "stopped: too slow" if code == 124 else "pytest made no report"}
+    counts, skipped = read_report(report)
+    summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+    return {"passed": code == 0 and not counts["failed"], "summary": summary, **counts, "skip_reasons": dict(skipped)}
+
+
+def read_report(path: Path) -> tuple[Counter[str], Counter[str]]:
+    """How many tests passed, failed and were skipped, and why they were skipped."""
+    counts: Counter[str] = Counter(passed=0, failed=0, skipped=0)
+    reasons: Counter[str] = Counter()
+    for case in ElementTree.parse(path).iter("testcase"):
+        skip = case.find("skipped")
+        if case.find("failure") is not None or case.find("error") is not None:
+            counts["failed"] += 1
+        elif skip is not None:
+            counts["skipped"] += 1
+            reasons[skip.get("message", "")] += 1
+        else:
+            counts["passed"] += 1
+    return counts, reasons
+
+
+def sanitize(_: Path) -> dict[str, Any]:
+    """compute-sanitizer over a short run of every kernel; races are counted in our kernels only, not in torch's."""
+    tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
+    if not os.access(tool, os.X_OK):
+        return {"passed": True, "summary": "skipped: no compute-sanitizer here"}
+    findings: dict[str, Any] = {}
+    passed = True
+    for name in ("memcheck", "racecheck"):
+        # Without torch's caching allocator every tensor is an allocation of its own, and an overrun shows.
+        command = [tool, "--tool", name, "--target-processes", "all", sys.executable, "tools/gpu_sanitize.py"]
+        code, output = run(name, command, STAGE_SECONDS / 2, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+        found = judge(name, code, output)
+        passed &= found["passed"]
+        findings[name] = found
+    summary = "; ".join(f"{name}: {found['summary']}" for name, found in findings.items())
+    return {"passed": passed, "summary": summary, **findings}
+
+
+def judge(tool: str, code: int, output: str) -> dict[str, Any]:
+    """What a compute-sanitizer log says: any memory error fails, and any race that names one of our kernels."""
+    cases = re.search(r"^\d+ cases ran.*$", output, re.MULTILINE)
+    if cases is None:
+        why = "stopped: too slow" if code == 124 else "the run itself failed"
+        return {"passed": False, "summary": why}
+    reports = [line.removeprefix("=========").strip() for line in output.splitlines() if line.startswith("=========")]
+    if tool == "racecheck":
+        hazards = [line for line in reports if re.match(r"(Error|Warning): Race reported", line)]
+        ours = [line for line in hazards if "cgm" in line]
+        summary = f"{len(ours)} races in our kernels, {len(hazards) - len(ours)} elsewhere, {cases.group(0)}"
+        return {"passed": not ours, "summary": summary, "races": ours[:20]}
+    count = re.search(r"ERROR SUMMARY: (\d+) error", output)
+    errors = int(count.group(1)) if count else -1
+    return {
+        "passed": errors == 0,
+        "summary": f"{errors} errors, {cases.group(0)}" if count else "no error summary in the log",
+        "errors": [line for line in reports if line.startswith(("Invalid", "Program hit", "Error"))][:20],
+    }
+
+
+def bench(results: Path) -> dict[str, Any]:
+    """The benchmarks, quick enough for the stage; they write their own JSON and tables into the results folder."""
+    command = [sys.executable, "-m", "benchmarks", "sliced_ot", "--device", "cuda", "--out", str(results)]
+    code, output = run("bench", command, STAGE_SECONDS)
+    if code != 0:
+        return {"passed": False, "summary": "stopped: too slow" if code == 124 else "the benchmarks failed"}
+    return {"passed": True, "summary": "done", "output": output[-4000:]}
+
+
+STAGES = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}
+
+
+def record(results: Path, facts: dict[str, Any], stage: str, found: dict[str, Any]) -> None:
+    """Puts the stage into gpu_check.json beside those already there, and draws the table anew."""
+    path = results / "gpu_check.json"
+    whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    whole["machine"] = facts
+    whole.setdefault("stages", {})[stage] = found
+    path.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+    lines = [
+        f"# GPU check on {facts['gpu']}",
+        "",
+        f"torch {facts['torch']}, CUDA {facts['cuda']}, Python {facts['python']}",
+    ]
+    lines += ["", "| stage | result | seconds | date |", "|---|---|---|---|"]
+    for name in STAGES:
+        if name in whole["stages"]:
+            row = whole["stages"][name]
+            verdict = "passed" if row["passed"] else "**failed**"
+            lines.append(f"| {name} | {verdict}: {row['summary']} | {row['seconds']} | {row['date']} |")
+    (results / "gpu_check.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="?", default="all", choices=["all", *STAGES])
+    chosen = parser.parse_args().stage
+    facts = machine()
+    results = ROOT / "benchmarks" / "results" / slug(facts["gpu"])
+    results.mkdir(parents=True, exist_ok=True)
+    passed = True
+    for name in STAGES if chosen == "all" else [chosen]:
+        say(f"{name} on {facts['gpu']}, torch {facts['torch']}")
+        started = time.monotonic()
+        found = STAGES[name](results)
+        found |= {"seconds": round(time.monotonic() - started), "date": datetime.date.today().isoformat()}
+        record(results, facts, name, found)
+        say(f"{name}: {'passed' if found['passed'] else 'FAILED'}: {found['summary']}")
+        passed &= found["passed"]
+        if name == "build" and not passed:
+            break
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
