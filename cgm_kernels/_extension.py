@@ -16,7 +16,9 @@ def _load() -> tuple[ModuleType | None, str | None]:
     try:
         module = importlib.import_module("cgm_kernels._C")
     except ModuleNotFoundError:
-        return None, "the extension was not built (pip install --no-build-isolation -e . in the source folder)"
+        note = _package / "_build_failure.txt"  # left by setup.py when it had to go without
+        why = f": {note.read_text(encoding='utf-8').strip()}" if note.exists() else ""
+        return None, f"the extension was not built{why} (pip install --no-build-isolation -e . in the source folder)"
     except Exception as error:  # a broken extension must not break the import
         return None, f"the extension does not load: {error}"
     info = module.build_info()
