@@ -1,4 +1,8 @@
 // One-dimensional optimal transport on the CPU: threads over rows.
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -15,6 +19,9 @@
 namespace cgm::sliced_ot {
 namespace {
 
+constexpr int64_t grain_points = 8192;     // what is worth a thread
+constexpr size_t small_bytes = 32 * 1024;  // scratch that fits the stack
+
 struct Free {
   void operator()(char* block) const { std::free(block); }
 };
@@ -25,32 +32,22 @@ std::unique_ptr<char, Free> allocate(size_t bytes) {
   return block;
 }
 
-template <typename scalar_t>
-struct Workspace {
-  SortedCloud<scalar_t> x, y;
-  SortBuffers<scalar_t> buffers;
-  size_t bytes;
-
-  Workspace(const TransportRows<scalar_t>& problem, char* base) {
-    const Wanted<scalar_t> wanted(problem);
-    Arena arena(base);
-    x = arena.sorted_cloud<scalar_t>(problem.n, wanted.x_index, wanted.weighted);
-    y = arena.sorted_cloud<scalar_t>(problem.m, wanted.y_index, wanted.weighted);
-    buffers =
-        arena.sort_buffers<scalar_t>(problem.n > problem.m ? problem.n : problem.m, wanted.x_index || wanted.y_index);
-    bytes = arena.used();
-  }
-};
-
 }  // namespace
 
 template <typename scalar_t>
 void transport_rows_cpu(const TransportRows<scalar_t>& problem, const Parallel& parallel) {
-  parallel(0, problem.rows, 1, [&](int64_t begin, int64_t end) {
-    const auto block = allocate(Workspace<scalar_t>(problem, nullptr).bytes);
-    const Workspace<scalar_t> workspace(problem, block.get());
-    CGM_AT_LEVEL(transport_range<scalar_t>)(problem, begin, end, workspace.x, workspace.y, workspace.buffers);
-  });
+  if (problem.rows == 0) return;
+  const Workspace<scalar_t> measured(problem, nullptr);
+  const int64_t blocks = (problem.rows + measured.rows - 1) / measured.rows;
+  const int64_t grain = 1 + grain_points / (measured.rows * (problem.n + problem.m));
+  const auto run = [&](int64_t begin, int64_t end) {
+    alignas(64) char small[small_bytes];
+    const auto block = measured.bytes > small_bytes ? allocate(measured.bytes) : nullptr;
+    const Workspace<scalar_t> workspace(problem, block ? block.get() : small);
+    CGM_AT_LEVEL(transport_blocks<scalar_t>)(problem, begin, end, workspace);
+  };
+  if (blocks <= grain || parallel.threads == 1) return run(0, blocks);
+  parallel(0, blocks, grain, run);
 }
 
 template void transport_rows_cpu<float>(const TransportRows<float>&, const Parallel&);

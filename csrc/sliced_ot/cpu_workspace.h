@@ -10,13 +10,16 @@ namespace cgm::sliced_ot {
 
 constexpr int most_digit_bits = 11;
 
-// One sorted cloud of a row.
+// Rows of few points are sorted together, one in each lane of a vector.
+constexpr int64_t rows_together = 16;
+constexpr int64_t most_points_together = 4096;
+
+// One sorted cloud of one row, or of several rows n apart.
 template <typename scalar_t>
 struct SortedCloud {
   scalar_t* keys = nullptr;
   uint32_t* index = nullptr;  // of each key in the caller's order, where something needs it
   double* ends = nullptr;     // cumulative weights, where the row is weighted
-  bool finite = true;
 };
 
 // Scratch of sorting n points.
@@ -26,7 +29,11 @@ struct SortBuffers {
   uint32_t* index;
   uint16_t* digits;
   uint32_t* counts;  // 1 << most_digit_bits
+  char* columns;     // n items of a network, where rows are sorted together
 };
+
+constexpr size_t most_item_bytes = 128;
+constexpr int64_t most_block_items = 16;
 
 // What a problem asks for. Inlined always: the levels share it (see foreach_level.h).
 template <typename scalar_t>
@@ -51,21 +58,23 @@ class Arena {
   }
 
   template <typename scalar_t>
-  SortedCloud<scalar_t> sorted_cloud(int64_t n, bool index, bool ends) {
+  SortedCloud<scalar_t> sorted_cloud(int64_t rows, int64_t n, bool index, bool ends) {
     SortedCloud<scalar_t> cloud;
-    cloud.keys = take<scalar_t>(n);
-    if (index) cloud.index = take<uint32_t>(n);
+    cloud.keys = take<scalar_t>(rows * n);
+    if (index) cloud.index = take<uint32_t>(rows * n);
     if (ends) cloud.ends = take<double>(n);
     return cloud;
   }
 
   template <typename scalar_t>
-  SortBuffers<scalar_t> sort_buffers(int64_t n, bool index) {
+  SortBuffers<scalar_t> sort_buffers(int64_t rows, int64_t n, bool index) {
     SortBuffers<scalar_t> buffers;
     buffers.keys = take<scalar_t>(n);
     buffers.index = index ? take<uint32_t>(n) : nullptr;
     buffers.digits = take<uint16_t>(n);
     buffers.counts = take<uint32_t>(int64_t{1} << most_digit_bits);
+    const size_t item_bytes = most_item_bytes * sizeof(scalar_t) / sizeof(double);
+    buffers.columns = rows > 1 ? take<char>((n + most_block_items) * item_bytes) : nullptr;
     return buffers;
   }
 
@@ -74,6 +83,26 @@ class Arena {
  private:
   char* base_;
   size_t used_ = 0;
+};
+
+// What one thread needs to compute `rows` rows together.
+template <typename scalar_t>
+struct Workspace {
+  int64_t rows;
+  SortedCloud<scalar_t> x, y;
+  SortBuffers<scalar_t> buffers;
+  size_t bytes;
+
+  Workspace(const TransportRows<scalar_t>& problem, char* base) {
+    const Wanted<scalar_t> wanted(problem);
+    const int64_t most = problem.n > problem.m ? problem.n : problem.m;
+    rows = most > most_points_together ? 1 : problem.rows < rows_together ? problem.rows : rows_together;
+    Arena arena(base);
+    x = arena.sorted_cloud<scalar_t>(rows, problem.n, wanted.x_index, wanted.weighted);
+    y = arena.sorted_cloud<scalar_t>(rows, problem.m, wanted.y_index, wanted.weighted);
+    buffers = arena.sort_buffers<scalar_t>(rows, most, wanted.x_index || wanted.y_index);
+    bytes = arena.used();
+  }
 };
 
 }  // namespace cgm::sliced_ot
