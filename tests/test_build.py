@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import build_config
 import pytest
-from build_config import BuildProblem, CudaToolkit
 
+import build_config
 import cgm_kernels
+from build_config import BuildProblem, CudaToolkit
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_13 = CudaToolkit(Path("/nowhere"), (13, 0))

@@ -1,0 +1,182 @@
+"""The helpers behind the Makefile: environments, the reading of fat binaries, the judging of a GPU run."""
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import build_config
+import environment
+import fatbin
+import gpu_check
+import setup_env
+from environment import SetupProblem
+
+ROOT = Path(__file__).resolve().parent.parent
+TOOLKIT = build_config.find_cuda_toolkit(os.environ)
+CONSTRAINTS = "# tested\ntorch==2.13.0\ntriton==3.7.1\nnumpy==2.4.6\n"
+
+
+# ---- environments
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [("2.10.1", False), ("2.11.0+cu130", True), ("2.14.1", True), ("2.15.0a0", False), ("3.0", False)],
+)
+def test_supported_torch(version, supported):
+    assert environment.supported_torch(version) is supported
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 14)])
+def test_unsupported_python_names_the_fix(version):
+    with pytest.raises(SetupProblem, match=r"3\.10 to 3\.13.*make PYTHON="):
+        environment.check_python(version)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({"version": "2.13.0+cpu", "brings_triton": False}, ["numpy==2.4.6", "torch==2.13.0+cpu", "triton==3.7.1"]),
+        ({"version": "2.13.0", "brings_triton": True}, ["numpy==2.4.6", "torch==2.13.0"]),
+        ({"version": "2.11.0+cu130", "brings_triton": False}, ["numpy==2.4.6", "torch==2.11.0+cu130"]),
+    ],
+)
+def test_constraints_follow_the_torch_that_is_there(facts, expected):
+    lines = environment.constraints_for(CONSTRAINTS, facts).splitlines()
+    assert sorted(line for line in lines if not line.startswith("#")) == expected
+
+
+def test_wanted_torch_is_supported():
+    wanted = environment.wanted_torch((ROOT / "constraints.txt").read_text(encoding="utf-8"))
+    assert environment.supported_torch(wanted.removeprefix("torch=="))
+    with pytest.raises(SetupProblem, match=r"constraints\.txt names no torch"):
+        environment.wanted_torch("numpy==2.4.6\n")
+
+
+def test_download_sizes(tmp_path):
+    wheel = tmp_path / "torch 2+cpu.whl"
+    wheel.write_bytes(b"x" * 1234)
+    packages = [("torch", "2+cpu", wheel.as_uri()), ("other", "1", (tmp_path / "gone.whl").as_uri())]
+    report = {"install": [{"metadata": {"name": n, "version": v}, "download_info": {"url": u}} for n, v, u in packages]}
+    assert environment.download_sizes(report) == [("torch 2+cpu", 1234), ("other 1", None)]
+
+
+def test_torch_facts_of_a_python_without_torch(tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\nexit 1\n")
+    script.chmod(0o755)
+    assert environment.torch_facts(script) is None
+
+
+def test_stamp_notices_every_change(tmp_path):
+    for name in ("csrc", "tools", "cgm_kernels", ".venv"):
+        (tmp_path / name).mkdir()
+    for name in ("setup.py", "pyproject.toml", "constraints.txt", "tools/build_config.py", "csrc/a.cpp"):
+        (tmp_path / name).write_text(CONSTRAINTS)
+    setup = setup_env.Setup(tmp_path, tmp_path / ".venv", "dev", None)
+    seen = {setup.extension_digest("2.13.0"), setup.extension_digest("2.14.0")}
+    for name in ("csrc/a.cpp", "csrc/b.h", "setup.py", "cgm_kernels/_C.so", "tools/build_config.py"):
+        (tmp_path / name).write_text(f"changed {name}")
+        seen.add(setup.extension_digest("2.13.0"))
+    (tmp_path / "cgm_kernels" / "_C.cpython.so").write_text("built")
+    seen.add(setup.extension_digest("2.13.0"))
+    assert len(seen) == 7  # _C.so is no extension of any Python and changes nothing
+    assert not setup.dependencies_ready()
+
+
+# ---- fat binaries
+
+
+def fat_binary(*entries: tuple[int, int]) -> bytes:
+    body = b""
+    for kind, architecture in entries:
+        content = b"\x7fELF" + bytes(20)
+        body += fatbin.ENTRY_HEADER.pack(kind, 0, 64, len(content), 0, 0, 0, 0, architecture).ljust(64, b"\0") + content
+    return fatbin.MAGIC + struct.pack("<HHQ", 1, 16, len(body)) + body
+
+
+def test_fat_binary_architectures(tmp_path):
+    path = tmp_path / "kernel.o"
+    path.write_bytes(b"elf" + fat_binary((2, 80), (2, 90)) + bytes(7) + fat_binary((1, 120)) + fatbin.MAGIC)
+    assert fatbin.architectures(path) == {"sm_80", "sm_90", "compute_120"}
+
+
+@pytest.mark.skipif(TOOLKIT is None, reason="no nvcc here")
+def test_fat_binary_of_nvcc(tmp_path):
+    source = tmp_path / "kernel.cu"
+    source.write_text("__global__ void kernel(float* x) { x[threadIdx.x] *= 2.f; }\n")
+    nvcc = (
+        build_config.find_cuda_toolkit({"PATH": str(Path(shutil.which("nvcc") or "/x").parent)}).home / "bin" / "nvcc"
+    )
+    flags = ["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_120,code=[sm_120,compute_120]"]
+    subprocess.run([str(nvcc), *flags, "-c", str(source), "-o", str(tmp_path / "kernel.o")], check=True)
+    assert fatbin.architectures(tmp_path / "kernel.o") == {"sm_90", "sm_120", "compute_120"}
+
+
+# ---- the GPU check
+
+
+MEMCHECK = "========= COMPUTE-SANITIZER\n346 cases ran on the native backend\n========= ERROR SUMMARY: {} errors\n"
+RACE = "========= Error: Race reported between Write access at void {}(float*)+0x10 and Read access\n"
+
+
+@pytest.mark.parametrize(
+    ("tool", "code", "log", "passed", "words"),
+    [
+        ("memcheck", 0, MEMCHECK.format(0), True, "0 errors, 346 cases"),
+        ("memcheck", 1, "========= Invalid __global__ read\n" + MEMCHECK.format(3), False, "3 errors"),
+        ("memcheck", 1, "346 cases ran on the native backend\n", False, "no error summary"),
+        ("memcheck", 124, "=========\n", False, "too slow"),
+        ("memcheck", 1, "========= Device not supported\n", False, "the run itself failed"),
+        ("racecheck", 0, MEMCHECK.format(0), True, "0 races in our kernels, 0 elsewhere"),
+        (
+            "racecheck",
+            0,
+            RACE.format("at::sort") + MEMCHECK.format(1),
+            True,
+            "0 races in our kernels, 1 elsewhere",
+        ),
+        ("racecheck", 0, RACE.format("cgm::sliced_ot::kernel") + MEMCHECK.format(1), False, "1 races in our kernels"),
+    ],
+)
+def test_judging_a_sanitizer_log(tool, code, log, passed, words):
+    found = gpu_check.judge(tool, code, log)
+    assert found["passed"] is passed
+    assert words in found["summary"]
+
+
+def test_reading_a_test_report(tmp_path):
+    report = tmp_path / "tests.xml"
+    cases = '<testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c"><error/></testcase>'
+    skipped = '<testcase name="d"><skipped message="no POT"/></testcase>'
+    report.write_text(f"<testsuites><testsuite>{cases}{skipped}</testsuite></testsuites>")
+    counts, reasons = gpu_check.read_report(report)
+    assert counts == {"passed": 1, "failed": 2, "skipped": 1}
+    assert reasons == {"no POT": 1}
+
+
+def test_stages_are_recorded_beside_each_other(tmp_path):
+    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
+    gpu_check.record(tmp_path, facts, "build", {"passed": True, "summary": "built", "seconds": 60, "date": "today"})
+    gpu_check.record(tmp_path, facts, "test", {"passed": False, "summary": "1 failed", "seconds": 9, "date": "today"})
+    table = (tmp_path / "gpu_check.md").read_text()
+    assert "| build | passed: built | 60 | today |" in table
+    assert "| test | **failed**: 1 failed | 9 | today |" in table
+    assert gpu_check.slug("NVIDIA H200") == "nvidia-h200"
+
+
+def test_gpu_check_without_a_gpu_says_so(tmp_path):
+    (tmp_path / "torch.py").write_text("__version__ = '2.13.0'\nclass cuda:\n    is_available = staticmethod(bool)\n")
+    (tmp_path / "torch.py").open("a").write("class version:\n    cuda = None\n")
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "tools" / "gpu_check.py"), "test"],
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "no GPU: torch 2.13.0 sees no CUDA device, so nothing was checked" in done.stderr
