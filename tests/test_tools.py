@@ -109,9 +109,7 @@ def test_fat_binary_architectures(tmp_path):
 def test_fat_binary_of_nvcc(tmp_path):
     source = tmp_path / "kernel.cu"
     source.write_text("__global__ void kernel(float* x) { x[threadIdx.x] *= 2.f; }\n")
-    nvcc = (
-        build_config.find_cuda_toolkit({"PATH": str(Path(shutil.which("nvcc") or "/x").parent)}).home / "bin" / "nvcc"
-    )
+    nvcc = TOOLKIT.home / "bin" / "nvcc"
     flags = ["-gencode=arch=compute_90,code=sm_90", "-gencode=arch=compute_120,code=[sm_120,compute_120]"]
     subprocess.run([str(nvcc), *flags, "-c", str(source), "-o", str(tmp_path / "kernel.o")], check=True)
     assert fatbin.architectures(tmp_path / "kernel.o") == {"sm_90", "sm_120", "compute_120"}
