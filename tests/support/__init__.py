@@ -1,0 +1,1 @@
+"""Cases, tolerances, backends and oracles that every test and benchmark shares."""
