@@ -4,6 +4,7 @@
 // shared accesses meet no bank twice. Shared memory, in this order:
 //   x keys | sort storage, then y keys | reduction and scan storage | thread tails | orders of x, y | masses of x, y
 #pragma once
+#include <cub/block/block_exchange.cuh>
 #include <cub/block/block_radix_sort.cuh>
 #include <cub/block/block_reduce.cuh>
 #include <cub/block/block_scan.cuh>
@@ -21,14 +22,16 @@ struct BlockRow {
   using Order = uint16_t;
   using KeySort = cub::BlockRadixSort<Key, THREADS, ITEMS>;
   using PairSort = cub::BlockRadixSort<Key, THREADS, ITEMS, Order>;
+  using Exchange = cub::BlockExchange<Key, THREADS, ITEMS>;
   using Reduce = cub::BlockReduce<double, THREADS>;
   using Scan = cub::BlockScan<Mass, THREADS, cub::BLOCK_SCAN_WARP_SCANS>;
 
   static constexpr size_t larger(size_t a, size_t b) { return a > b ? a : b; }
   static constexpr size_t aligned(size_t bytes) { return (bytes + 15) / 16 * 16; }
 
-  static constexpr size_t sort_bytes =
-      larger(sizeof(typename KeySort::TempStorage), WITH_ORDER ? sizeof(typename PairSort::TempStorage) : 0);
+  static constexpr size_t order_bytes =
+      WITH_ORDER ? larger(sizeof(typename PairSort::TempStorage), sizeof(typename Exchange::TempStorage)) : 0;
+  static constexpr size_t sort_bytes = larger(sizeof(typename KeySort::TempStorage), order_bytes);
   static constexpr size_t work = aligned(points * sizeof(Key));
   static constexpr size_t collect = work + aligned(larger(sort_bytes, points * sizeof(Key)));
   static constexpr size_t tails =
@@ -118,10 +121,14 @@ __device__ __forceinline__ bool sort_cloud(const RowCloud<scalar_t>& cloud, bool
   if (__syncthreads_or(!finite)) return false;
   if constexpr (WITH_ORDER) {
     if (with_order) {
+      // The sort is stable: from an ascending arrangement equal points keep the order of their indices.
+      typename Row::Exchange(*dynamic_shared<typename Row::Exchange::TempStorage>(Row::work))
+          .StripedToBlocked(keys, keys);
+      __syncthreads();
       typename Row::Order original[ITEMS];
 #pragma unroll
       for (int item = 0; item < ITEMS; ++item) {
-        original[item] = static_cast<typename Row::Order>(item * THREADS + threadIdx.x);
+        original[item] = static_cast<typename Row::Order>(threadIdx.x * ITEMS + item);
       }
       typename Row::PairSort(*dynamic_shared<typename Row::PairSort::TempStorage>(Row::work))
           .SortBlockedToStriped(keys, original);
@@ -160,10 +167,10 @@ __device__ double match_ranks(const Atoms& x, const Atoms& y, const GroundCost& 
   double cost = 0;
   const double mass = 1.0 / x.count;
   for (int k = threadIdx.x; k < x.count; k += threads) {
-    const auto d = x.at(k) - y.at(k);
-    cost += static_cast<double>(ground.cost(d));
+    const double d = x.at(k) - y.at(k);
+    cost += ground.cost(d);
     if (x.coefficients == nullptr && y.coefficients == nullptr) continue;
-    const double pull = mass * static_cast<double>(ground.slope(d));
+    const double pull = mass * ground.slope(d);
     x.store(k, pull, false);
     y.store(k, -pull, false);
   }

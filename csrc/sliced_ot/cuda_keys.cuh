@@ -34,9 +34,10 @@ using KeyOf = typename Ordered<scalar_t>::Key;
 template <typename scalar_t>
 constexpr KeyOf<scalar_t> padding_key = ~KeyOf<scalar_t>(0);
 
+// Both zeros have one key, so that they tie.
 template <typename scalar_t>
 __device__ __forceinline__ KeyOf<scalar_t> key_of(scalar_t value) {
-  const KeyOf<scalar_t> bits = Ordered<scalar_t>::bits(value);
+  const KeyOf<scalar_t> bits = value == scalar_t(0) ? KeyOf<scalar_t>(0) : Ordered<scalar_t>::bits(value);
   return bits & Ordered<scalar_t>::top ? ~bits : bits | Ordered<scalar_t>::top;
 }
 

@@ -86,10 +86,10 @@ __global__ void __launch_bounds__(kTileThreads) match_ranks_kernel(LargeProblem<
   for (int item = 0; item < kTileItems; ++item) {
     const int64_t k = tile * kTilePoints + item * kTileThreads + threadIdx.x;
     if (k >= coupling.x.count) break;
-    const scalar_t d = coupling.x.at(static_cast<int>(k)) - coupling.y.at(static_cast<int>(k));
-    cost += static_cast<double>(coupling.ground.cost(d));
+    const double d = coupling.x.at(static_cast<int>(k)) - coupling.y.at(static_cast<int>(k));
+    cost += coupling.ground.cost(d);
     if (coupling.x.coefficients == nullptr && coupling.y.coefficients == nullptr) continue;
-    const double pull = mass * static_cast<double>(coupling.ground.slope(d));
+    const double pull = mass * coupling.ground.slope(d);
     coupling.x.store(static_cast<int>(k), pull, coupling.bad);
     coupling.y.store(static_cast<int>(k), -pull, coupling.bad);
   }

@@ -27,12 +27,10 @@ struct GroundCost {
 
   CGM_HOST_DEVICE explicit GroundCost(double p) : kind(p == 1 ? kOne : p == 2 ? kTwo : kGeneral), general{p} {}
 
-  template <typename scalar_t>
-  __device__ __forceinline__ scalar_t cost(scalar_t d) const {
+  __device__ __forceinline__ double cost(double d) const {
     return kind == kTwo ? Cost2{}.cost(d) : kind == kOne ? Cost1{}.cost(d) : general.cost(d);
   }
-  template <typename scalar_t>
-  __device__ __forceinline__ scalar_t slope(scalar_t d) const {
+  __device__ __forceinline__ double slope(double d) const {
     return kind == kTwo ? Cost2{}.slope(d) : kind == kOne ? Cost1{}.slope(d) : general.slope(d);
   }
 };
@@ -63,7 +61,7 @@ struct SortedAtoms {
   scalar_t* coefficients;   // by original index, or null
   double* potential_steps;  // by sorted position: the rise of the dual potential from the atom before; or null
 
-  __device__ __forceinline__ scalar_t at(int i) const { return number_of<scalar_t>(keys[i < count ? i : count - 1]); }
+  __device__ __forceinline__ double at(int i) const { return number_of<scalar_t>(keys[i < count ? i : count - 1]); }
   __device__ __forceinline__ void store(int i, double coefficient, bool row_is_bad) const {
     if (coefficients == nullptr) return;
     coefficients[order[i]] = row_is_bad ? static_cast<scalar_t>(NAN) : static_cast<scalar_t>(coefficient);
@@ -131,11 +129,11 @@ __device__ double walk(const Coupling<scalar_t, index_t>& coupling, int64_t from
     const bool x_ends = j == y.count || (i < x.count && x.mass(i) <= y.mass(j));
     const Mass end = x_ends ? x.mass(i) : y.mass(j);
     const Mass until = end < limit ? end : limit;
-    const scalar_t d = x.at(i) - y.at(j);
+    const double d = x.at(i) - y.at(j);
     if (until > at) {  // an infinite cost of no mass must not count
       const double mass = static_cast<double>(until - at) * coupling.unit;
-      cost += mass * static_cast<double>(coupling.ground.cost(d));
-      const double pull = mass * static_cast<double>(coupling.ground.slope(d));
+      cost += mass * coupling.ground.cost(d);
+      const double pull = mass * coupling.ground.slope(d);
       x_left.tail += pull;
       y_left.tail -= pull;
       at = until;
@@ -143,15 +141,13 @@ __device__ double walk(const Coupling<scalar_t, index_t>& coupling, int64_t from
     if (x_ends) {
       x_left.end(x, i, coupling.bad);
       if (x.potential_steps != nullptr && i + 1 < x.count) {
-        x.potential_steps[i + 1] = static_cast<double>(coupling.ground.cost(x.at(i + 1) - y.at(j))) -
-                                   static_cast<double>(coupling.ground.cost(d));
+        x.potential_steps[i + 1] = coupling.ground.cost(x.at(i + 1) - y.at(j)) - coupling.ground.cost(d);
       }
       ++i;
     } else {
       y_left.end(y, j, coupling.bad);
       if (y.potential_steps != nullptr && j + 1 < y.count) {
-        y.potential_steps[j + 1] = static_cast<double>(coupling.ground.cost(x.at(i) - y.at(j + 1))) -
-                                   static_cast<double>(coupling.ground.cost(d));
+        y.potential_steps[j + 1] = coupling.ground.cost(x.at(i) - y.at(j + 1)) - coupling.ground.cost(d);
       }
       ++j;
     }

@@ -1,0 +1,263 @@
+"""The emulated kernels of sliced_ot against float64 NumPy; shared by the tests, the sanitized run and the mutations.
+
+`python -m tests.support.cuda_emulation.sliced_ot LIBRARY [SEED...]` runs all cases and exits 1 at the first that fails.
+"""
+
+import ctypes
+import sys
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from . import Machine
+
+LARGE_DEVICE, SMALL_DEVICE, NO_BLOCKS = 227 * 1024, 99 * 1024, 64
+OUTPUTS = ("cost", "x_coefficients", "y_coefficients", "x_weight_coefficients", "y_weight_coefficients")
+BOTH = ("x_coefficients", "y_coefficients")
+ALL = OUTPUTS[1:]
+GUARD = 64
+
+
+class Rows(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("rows", "n", "m")],
+        *[(name, ctypes.c_void_p) for name in ("x", "y")],
+        *[(name, ctypes.c_int64) for name in ("x_stride", "y_stride")],
+        ("p", ctypes.c_double),
+        *[(name, ctypes.c_void_p) for name in ("x_weights", "y_weights")],
+        ("rows_per_group", ctypes.c_int64),
+        *[(name, ctypes.c_void_p) for name in OUTPUTS],
+    ]
+
+
+class Clouds(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_int64) for name in ("batch", "directions", "d")],
+        *[(name, ctypes.c_void_p) for name in ("x", "y", "directions_by_row")],
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One problem: its shape, what is wanted of it, how its points are drawn, and on which device."""
+
+    n: int
+    m: int
+    rows: int = 2
+    dtype: type = np.float32
+    p: float = 2.0
+    groups: int = 0  # of weights; 0: uniform
+    wanted: tuple[str, ...] = BOTH
+    points: str = "normal"  # "ties", "zeros", "not finite", "skewed" (weights)
+    device: int = LARGE_DEVICE
+    d: int = 0  # > 0: clouds of this dimension, projected in the kernel; `rows` are directions of 2 items
+    alias: bool = False
+    padding: int = 0  # between rows
+    launches: int | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        parts = [f"{self.rows}x{self.n}x{self.m}", np.dtype(self.dtype).name, f"p{self.p:g}", self.points]
+        parts += [f"{self.groups}groups"] * bool(self.groups) + [f"d{self.d}"] * bool(self.d) + ["alias"] * self.alias
+        parts += ["+".join(name.replace("coefficients", "c") for name in self.wanted) or "cost"]
+        return "-".join([*parts, {LARGE_DEVICE: "227KB", SMALL_DEVICE: "99KB", NO_BLOCKS: "large"}[self.device]])
+
+
+def draw_points(generator, case: Case, rows: int, n: int) -> np.ndarray:
+    points = generator.normal(size=(rows, n)) * 2
+    if case.points == "ties":
+        points = np.round(points)
+    elif case.points == "zeros":
+        points = np.where(points > 0, 0.0, -0.0)
+    padded = np.full((rows, n + case.padding), 1e30, case.dtype)
+    padded[:, :n] = points
+    if case.points == "not finite":
+        # A NaN whose key is the padding's, and an infinity, each in a row of its own.
+        padded.view(np.uint32 if case.dtype is np.float32 else np.uint64)[1, n // 2] = (
+            0x7FFFFFFF if case.dtype is np.float32 else 0x7FFFFFFFFFFFFFFF
+        )
+        padded[2, n - 1] = -np.inf
+    return padded
+
+
+def draw_weights(generator, case: Case, n: int) -> np.ndarray:
+    weights = generator.exponential(size=(case.groups, n))
+    if case.points == "skewed":
+        # Nearly all mass in one atom, which so spans many threads and tiles; a third of the atoms weigh nothing.
+        weights = weights * (generator.random((case.groups, n)) > 0.3) * 1e-3
+        weights[np.arange(case.groups), generator.integers(n, size=case.groups)] += n
+    if case.points == "not finite":
+        weights[0, n // 3] = np.nan
+    return weights / weights.sum(1, keepdims=True)
+
+
+def guarded(shape: tuple[int, ...], dtype) -> tuple[np.ndarray, np.ndarray]:
+    """An array, and the longer one around it by whose ends stray writes show."""
+    size = int(np.prod(shape))
+    whole = np.full(size + 2 * GUARD, 7.0, dtype)
+    return whole[GUARD : GUARD + size].reshape(shape), whole
+
+
+def coupling(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """i, j and mass of the sorted atoms that share mass; integer weights stay exact."""
+    x_ends, y_ends = np.cumsum(a), np.cumsum(b)
+    if x_ends.dtype.kind == "f":
+        x_ends[-1] = y_ends[-1] = 1.0
+    ends = np.sort(np.concatenate([x_ends, y_ends]))
+    mass = np.diff(ends, prepend=0)
+    ends, mass = ends[mass > 0], mass[mass > 0]
+    i, j = np.searchsorted(x_ends, ends), np.searchsorted(y_ends, ends)
+    return np.minimum(i, len(a) - 1), np.minimum(j, len(b) - 1), mass / mass.sum()
+
+
+def reference_row(x, y, p, a=None, b=None):
+    """Cost and the derivatives by the points; equal points keep the order of their indices."""
+    order_x, order_y = np.argsort(x, kind="stable"), np.argsort(y, kind="stable")
+    if a is None:
+        sorted_a, sorted_b = np.full(len(x), len(y)), np.full(len(y), len(x))
+    else:
+        sorted_a, sorted_b = a[order_x], b[order_y]
+    i, j, mass = coupling(sorted_a, sorted_b)
+    i, j = order_x[i], order_y[j]
+    gap = x[i] - y[j]
+    pull = mass * p * np.abs(gap) ** (p - 1) * np.sign(gap)
+    by_x, by_y = np.zeros(len(x)), np.zeros(len(y))
+    np.add.at(by_x, i, pull)
+    np.add.at(by_y, j, -pull)
+    return (mass * np.abs(gap) ** p).sum(), by_x, by_y
+
+
+def assert_dual_optimal(f, g, x, y, p, a, b, cost, tolerance):
+    """f and g are optimal dual potentials up to a constant: feasible, and their value is the cost."""
+    slack = np.inf
+    for begin in range(0, len(x), 512):
+        ground = np.abs(x[begin : begin + 512, None] - y) ** p
+        slack = min(slack, (ground - f[begin : begin + 512, None] - g).min())
+    value = (a * f).sum() + (b * g).sum() + slack
+    np.testing.assert_allclose(value, cost, rtol=tolerance, atol=tolerance * np.abs(f).max(), err_msg="dual value")
+
+
+def run(machine: Machine, case: Case, seed: int) -> None:
+    """Runs the case on the machine with the schedule of `seed` and compares everything with the reference."""
+    generator = np.random.default_rng(1234)
+    directions = case.rows
+    rows = 2 * directions if case.d else case.rows
+    scalar, name = case.dtype, "float" if case.dtype is np.float32 else "double"
+    problem = Rows(rows=rows, n=case.n, m=case.m, p=case.p, rows_per_group=1)
+    clouds = Clouds()
+    if case.d:
+        # Small integers and eighths: projections are exact, and equal ones are many.
+        x, y = (generator.integers(-8, 9, size=(2, size, case.d)).astype(scalar) for size in (case.n, case.m))
+        theta = (generator.integers(-8, 9, size=(directions, case.d)) / 8).astype(scalar)
+        if case.points == "not finite":
+            x[1, case.n // 2, case.d - 1] = np.inf
+        clouds = Clouds(batch=2, directions=directions, d=case.d, x=x.ctypes.data, y=y.ctypes.data)
+        clouds.directions_by_row = theta.ctypes.data
+        with np.errstate(invalid="ignore"):
+            projected = [(np.einsum("bnd,ld->bln", z, theta)).reshape(rows, -1).astype(float) for z in (x, y)]
+    else:
+        x, y = (draw_points(generator, case, rows, size) for size in (case.n, case.m))
+        problem.x, problem.y, problem.x_stride, problem.y_stride = x.ctypes.data, y.ctypes.data, x.shape[1], y.shape[1]
+        projected = [x[:, : case.n].astype(float), y[:, : case.m].astype(float)]
+    a = b = None
+    if case.groups:
+        a, b = draw_weights(generator, case, case.n), draw_weights(generator, case, case.m)
+        problem.x_weights, problem.y_weights, problem.rows_per_group = a.ctypes.data, b.ctypes.data, rows // case.groups
+    out, whole = {}, {}
+    for output in ("cost", *case.wanted):
+        count = 1 if output == "cost" else case.n if output[0] == "x" else case.m
+        out[output], whole[output] = guarded((rows, count), np.float64 if output == "cost" else scalar)
+        if case.alias and output in BOTH:
+            out[output] = x if output[0] == "x" else y
+        setattr(problem, output, out[output].ctypes.data)
+
+    machine.seed(seed)
+    machine.shared_memory_limit(case.device)
+    machine.launches()
+    if case.d:
+        machine.call(f"sliced_{name}", ctypes.byref(clouds), ctypes.byref(problem))
+    else:
+        machine.call(f"rows_{name}", ctypes.byref(problem))
+    launches = machine.launches()
+    if case.launches is not None and launches != case.launches:
+        raise AssertionError(f"{launches} launches where {case.launches} were expected")
+    for output, array in whole.items():
+        if not (np.all(array[:GUARD] == 7) and np.all(array[-GUARD:] == 7)):
+            raise AssertionError(f"stray writes beside {output}")
+    for row in range(rows):
+        weights = (None, None) if a is None else (a[row // (rows // case.groups)], b[row // (rows // case.groups)])
+        compare_row(case, {key: value[row] for key, value in out.items()}, projected[0][row], projected[1][row], *weights)
+
+
+def compare_row(case: Case, out, x, y, a, b) -> None:
+    if not (np.isfinite(x).all() and np.isfinite(y).all() and (a is None or np.isfinite(a).all() and np.isfinite(b).all())):
+        for output, values in out.items():
+            assert np.isnan(values).all(), f"{output} of a row that is not finite is not NaN"
+        return
+    cost, by_x, by_y = reference_row(x, y, case.p, a, b)
+    tolerance = 1e-6 if case.dtype is np.float32 else 1e-11
+    exact = 1e-11 if a is None else 1e-9
+    np.testing.assert_allclose(out["cost"][0], cost, rtol=exact, atol=1e-12, err_msg="cost")
+    for output, expected in (("x_coefficients", by_x), ("y_coefficients", by_y)):
+        if output in out:
+            # A weight is rounded to 2^-62, and the reference's cumulative ones to 2^-53 of one.
+            floor = 1e-13 * np.abs(expected).max() if a is None else 1e-13 * case.p * np.ptp(np.append(x, y)) ** (case.p - 1)
+            np.testing.assert_allclose(out[output], expected, rtol=tolerance, atol=floor + 1e-300, err_msg=output)
+    if "x_weight_coefficients" in out and "y_weight_coefficients" in out:
+        f, g = (out[f"{cloud}_weight_coefficients"].astype(float) for cloud in "xy")
+        if a is None:
+            a, b = np.full(len(x), 1 / len(x)), np.full(len(y), 1 / len(y))
+        assert_dual_optimal(f, g, x, y, case.p, a, b, cost, 1e-6 if case.dtype is np.float32 else 1e-10)
+
+
+def cases() -> list[Case]:
+    """Every path: block shapes, large rows, couplings, costs, what is wanted, and what may go wrong."""
+    f64 = np.float64
+    shapes = [1, 31, 33, 128, 129, 500, 513, 1024, 1500]
+    found = [Case(n, n, dtype=scalar, launches=1) for n in shapes for scalar in (np.float32, f64)]
+    found += [Case(n, n, rows=1, wanted=(), launches=1) for n in (1, 40, 300, 900, 2049, 5000, 9000, 10240, 12001)]
+    found += [Case(n, n, rows=1, launches=1) for n in (4000, 8001, 10001, 16384)]
+    found += [Case(n, n, rows=1, dtype=f64, wanted=wanted) for n in (3000, 8192) for wanted in ((), BOTH)]
+    pairs = [(1, 1), (1, 7), (7, 1), (2, 3), (16, 24), (100, 99), (1000, 300), (7, 900)]
+    found += [Case(n, m, p=p, dtype=f64, launches=1) for (n, m), p in zip(pairs, [2, 1, 3, 2, 1, 2.5, 2, 1], strict=True)]
+    found += [Case(n, m, wanted=wanted) for n, m in ((33, 40), (600, 65)) for wanted in ((), *[(name,) for name in BOTH])]
+    found += [Case(n, n, p=p, points=points) for n in (50, 700) for p in (1, 3) for points in ("ties", "zeros")]
+    found += [Case(60, 45, rows=6, groups=3, points=points, dtype=f64, launches=1) for points in ("normal", "ties", "skewed")]
+    found += [Case(n, m, groups=1, points="skewed") for n, m in ((1, 3), (5, 5), (700, 900), (1024, 100))]
+    found += [Case(300, 300, groups=2, wanted=(), p=1, launches=1), Case(2000, 3000, rows=1, groups=1, device=SMALL_DEVICE)]
+    for n, m in ((90, 90), (90, 70), (600, 600)):
+        found += [Case(n, m, rows=4, groups=groups, points="not finite") for groups in (0, 2)]
+    found += [Case(n, n, alias=True, padding=0) for n in (20, 700)] + [Case(200, 150, padding=5)]
+    found += [Case(n, m, rows=3, d=d, launches=1) for n, m, d in ((40, 40, 2), (30, 41, 5), (600, 600, 4), (1, 1, 3))]
+    found += [Case(100, 100, rows=3, d=1), Case(64, 50, rows=2, d=64, dtype=f64), Case(80, 80, d=3, points="not finite")]
+    found += [Case(50, 60, rows=3, d=7, groups=2), Case(90, 90, d=784, wanted=())]
+
+    large = [(1, 1), (3, 2), (300, 300), (2048, 2048), (2049, 2049), (1, 5000), (5000, 1), (3000, 2500), (4500, 4500)]
+    found += [Case(n, m, device=NO_BLOCKS) for n, m in large]
+    found += [Case(n, m, rows=5, dtype=f64, p=1, wanted=wanted, device=NO_BLOCKS) for n, m in large[2:3] for wanted in ((), BOTH)]
+    found += [Case(3000, 2100, rows=6, p=3, wanted=wanted, device=NO_BLOCKS) for wanted in ((), *[(name,) for name in BOTH])]
+    found += [Case(2500, 2500, wanted=(name,), device=NO_BLOCKS) for name in BOTH]
+    found += [Case(n, m, rows=4, groups=2, points="skewed", dtype=f64, device=NO_BLOCKS) for n, m in ((40, 30), (3000, 5000))]
+    found += [Case(n, m, rows=2, groups=1, wanted=ALL, dtype=f64) for n, m in ((1, 1), (1, 9), (9, 1), (50, 70), (2500, 2100))]
+    found += [Case(n, m, rows=6, groups=2, wanted=ALL, p=p) for n, m, p in ((40, 40, 2), (300, 200, 1), (70, 50, 2.5))]
+    found += [Case(60, 60, wanted=ALL, dtype=f64), Case(300, 200, rows=6, groups=3, wanted=ALL[2:3], points="ties")]
+    found += [Case(n, m, rows=5, groups=g, points="not finite", wanted=ALL, device=NO_BLOCKS) for n, m, g in ((90, 90, 0), (3000, 2500, 5))]
+    found += [Case(n, n, rows=rows, alias=True, device=NO_BLOCKS) for n, rows in ((700, 2), (2500, 6))]
+    found += [Case(2200, 1500, padding=3, points="ties", device=NO_BLOCKS)]
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    machine = Machine(arguments[0])
+    for seed in [int(argument) for argument in arguments[1:]] or [0]:
+        for case in cases():
+            try:
+                run(machine, case, seed)
+            except (AssertionError, RuntimeError) as error:
+                print(f"{case}, seed {seed}: {type(error).__name__}: {str(error).strip()[:400]}")
+                return 1
+    print(f"{len(cases())} cases passed")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
