@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from . import backends
+from . import backends, integrations
 from ._extension import _C, absence
 
 
@@ -16,7 +16,7 @@ def build_info() -> dict[str, Any]:
     """Versions built against and running, SIMD level, threads, and for each backend and device "yes" or why not.
 
     Keys: ``version``, ``python``, ``platform``, ``torch``, ``cuda`` (torch's), ``gpu``, ``threads``, ``backend``,
-    ``extension`` (what it was built with, its SIMD level; or why it is absent), ``backends``.
+    ``extension`` (what it was built with, its SIMD level; or why it is absent), ``backends``, ``integrations`` (which libraries are patched).
     """
     from . import __version__
 
@@ -36,4 +36,5 @@ def build_info() -> dict[str, Any]:
         for name in ("native", "triton", "reference")
         for device in ("cpu", "cuda")
     }
+    info["integrations"] = integrations.status()
     return info
