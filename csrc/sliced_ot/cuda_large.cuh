@@ -3,7 +3,6 @@
 // Sums over tiles are formed in two stages in a fixed order, so that a result never depends on the schedule.
 #pragma once
 #include <cub/block/block_reduce.cuh>
-#include <cub/block/block_scan.cuh>
 
 #include "common/dynamic_shared.h"
 #include "sliced_ot/cuda_merge.cuh"
@@ -19,8 +18,7 @@ using TileReduce = cub::BlockReduce<double, kTileThreads>;
 
 // What one tile of the merge leaves to be joined with its neighbours.
 struct TileRemainder {
-  double x_head, x_tail, y_head, y_tail;
-  int x_first_end, y_first_end;
+  Remainder x, y;
 };
 
 template <typename scalar_t>
@@ -103,21 +101,21 @@ constexpr size_t kMergeSharedBytes = kMergeFlags + 2 * kTileThreads;
 
 // Stores what the threads of a tile own of one cloud, but for the first end of the tile, which is left to join_tiles.
 template <typename Atoms>
-__device__ void join_threads(const Atoms& atoms, const Remainder& left, const ThreadTails& tails, bool bad,
-                             int* first_end, double* head, double* tail) {
+__device__ void join_threads(const Atoms& atoms, const Remainder& own, const ThreadTails& tails, bool bad,
+                             Remainder& tile) {
   bool begins_here = false;
-  if (left.first_end >= 0) {
-    const double coefficient = left.head + tails.before(threadIdx.x, begins_here);
+  if (own.first_end >= 0) {
+    const double coefficient = own.head + tails.before(threadIdx.x, begins_here);
     if (begins_here) {
-      atoms.store(left.first_end, coefficient, bad);
+      atoms.store(own.first_end, coefficient, bad);
     } else {
-      *first_end = left.first_end;
-      *head = coefficient;
+      tile.first_end = own.first_end;
+      tile.head = coefficient;
     }
   }
   if (threadIdx.x == 0) {
-    *tail = tails.before(kTileThreads, begins_here);
-    if (!begins_here) *first_end = -1;
+    tile.tail = tails.before(kTileThreads, begins_here);
+    if (!begins_here) tile.first_end = -1;
   }
 }
 
@@ -142,8 +140,24 @@ __global__ void __launch_bounds__(kTileThreads) merge_tiles_kernel(LargeProblem<
   y_tails.publish(y_left);
   __syncthreads();
   TileRemainder& left = problem.remainders[blockIdx.x];
-  join_threads(coupling.x, x_left, x_tails, coupling.bad, &left.x_first_end, &left.x_head, &left.x_tail);
-  join_threads(coupling.y, y_left, y_tails, coupling.bad, &left.y_first_end, &left.y_head, &left.y_tail);
+  join_threads(coupling.x, x_left, x_tails, coupling.bad, left.x);
+  join_threads(coupling.y, y_left, y_tails, coupling.bad, left.y);
+}
+
+// Stores the first end of every tile of a row, of one cloud.
+template <typename Atoms>
+__device__ void join_tiles(const Atoms& atoms, const TileRemainder* tiles, int64_t count,
+                           Remainder TileRemainder::* cloud, bool bad) {
+  for (int64_t tile = threadIdx.x; tile < count; tile += kTileThreads) {
+    const Remainder own = tiles[tile].*cloud;
+    if (own.first_end < 0) continue;
+    double coefficient = own.head;
+    for (int64_t before = tile - 1; before >= 0; --before) {
+      coefficient += (tiles[before].*cloud).tail;
+      if ((tiles[before].*cloud).first_end >= 0) break;
+    }
+    atoms.store(own.first_end, coefficient, bad);
+  }
 }
 
 // The row's cost, and the coefficients of atoms that span tiles. One block a row.
@@ -159,111 +173,9 @@ __global__ void __launch_bounds__(kTileThreads) join_tiles_kernel(LargeProblem<s
   if (threadIdx.x == 0) problem.cost[row] = coupling.bad ? static_cast<double>(NAN) : cost;
   if (!merged || (coupling.x.coefficients == nullptr && coupling.y.coefficients == nullptr)) return;
 
-  const TileRemainder* left = problem.remainders + row * problem.tiles;
-  for (int64_t tile = threadIdx.x; tile < problem.tiles; tile += kTileThreads) {
-    if (left[tile].x_first_end >= 0) {
-      double coefficient = left[tile].x_head;
-      for (int64_t before = tile - 1; before >= 0; --before) {
-        coefficient += left[before].x_tail;
-        if (left[before].x_first_end >= 0) break;
-      }
-      coupling.x.store(left[tile].x_first_end, coefficient, coupling.bad);
-    }
-    if (left[tile].y_first_end >= 0) {
-      double coefficient = left[tile].y_head;
-      for (int64_t before = tile - 1; before >= 0; --before) {
-        coefficient += left[before].y_tail;
-        if (left[before].y_first_end >= 0) break;
-      }
-      coupling.y.store(left[tile].y_first_end, coefficient, coupling.bad);
-    }
-  }
-}
-
-// ---- Cumulative sums along rows, in two launches: sums of tiles, then each tile from the sums before it.
-
-// Masses of the weights in sorted order.
-struct SortedWeights {
-  using Value = Mass;
-  const double* weights;  // (groups, count)
-  const LargeOrder* order;
-  int* bad;
-  Mass* after;  // out
-  int count;
-  int64_t rows_per_group;
-
-  __device__ Mass load(int64_t row, int i) const {
-    bool valid = true;
-    const Mass mass = weight_mass(weights[row / rows_per_group * count + order[row * count + i]], valid);
-    if (!valid) atomicOr(bad + row, 1);
-    return mass;
-  }
-  __device__ void store(int64_t row, int i, Mass sum) const { after[row * count + i] = sum; }
-};
-
-// Dual potentials from their rises, stored by original index.
-template <typename scalar_t>
-struct Potentials {
-  using Value = double;
-  const double* steps;
-  const LargeOrder* order;
-  const int* bad;
-  scalar_t* coefficients;  // out
-  int count;
-
-  __device__ double load(int64_t row, int i) const { return i == 0 ? 0 : steps[row * count + i]; }
-  __device__ void store(int64_t row, int i, double sum) const {
-    coefficients[row * count + order[row * count + i]] = static_cast<scalar_t>(bad[row] != 0 ? NAN : sum);
-  }
-};
-
-template <typename Terms>
-__global__ void __launch_bounds__(kTileThreads)
-    sum_tiles_kernel(Terms terms, int64_t tiles, typename Terms::Value* tile_sums) {
-  using Reduce = cub::BlockReduce<typename Terms::Value, kTileThreads>;
-  const int64_t row = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  typename Terms::Value sum = 0;
-  for (int item = 0; item < kTileItems; ++item) {
-    const int64_t i = tile * kTilePoints + threadIdx.x * kTileItems + item;
-    if (i < terms.count) sum += terms.load(row, static_cast<int>(i));
-  }
-  sum = Reduce(*dynamic_shared<typename Reduce::TempStorage>()).Sum(sum);
-  if (threadIdx.x == 0) tile_sums[blockIdx.x] = sum;
-}
-
-template <typename Value>
-struct TileScan {
-  using Reduce = cub::BlockReduce<Value, kTileThreads>;
-  using Scan = cub::BlockScan<Value, kTileThreads, cub::BLOCK_SCAN_WARP_SCANS>;
-  static constexpr size_t scan = (sizeof(typename Reduce::TempStorage) + 15) / 16 * 16;
-  static constexpr size_t total = scan + (sizeof(typename Scan::TempStorage) + 15) / 16 * 16;
-  static constexpr size_t shared_bytes = total + sizeof(Value);
-};
-
-template <typename Terms>
-__global__ void __launch_bounds__(kTileThreads)
-    scan_tiles_kernel(Terms terms, int64_t tiles, const typename Terms::Value* tile_sums) {
-  using Value = typename Terms::Value;
-  using Shared = TileScan<Value>;
-  const int64_t row = blockIdx.x / tiles, tile = blockIdx.x % tiles;
-  Value before = 0;
-  for (int64_t other = threadIdx.x; other < tile; other += kTileThreads) before += tile_sums[row * tiles + other];
-  before = typename Shared::Reduce(*dynamic_shared<typename Shared::Reduce::TempStorage>()).Sum(before);
-  Value* total = dynamic_shared<Value>(Shared::total);
-  if (threadIdx.x == 0) *total = before;
-
-  const int64_t begin = tile * kTilePoints + threadIdx.x * kTileItems;
-  const int64_t end = begin + kTileItems < terms.count ? begin + kTileItems : terms.count;
-  Value own = 0;
-  for (int64_t i = begin; i < end; ++i) own += terms.load(row, static_cast<int>(i));
-  Value sum = 0;
-  typename Shared::Scan(*dynamic_shared<typename Shared::Scan::TempStorage>(Shared::scan)).ExclusiveSum(own, sum);
-  __syncthreads();  // the total of the tiles before is there
-  sum += *total;
-  for (int64_t i = begin; i < end; ++i) {
-    sum += terms.load(row, static_cast<int>(i));
-    terms.store(row, static_cast<int>(i), sum);
-  }
+  const TileRemainder* tiles = problem.remainders + row * problem.tiles;
+  join_tiles(coupling.x, tiles, problem.tiles, &TileRemainder::x, coupling.bad);
+  join_tiles(coupling.y, tiles, problem.tiles, &TileRemainder::y, coupling.bad);
 }
 
 }  // namespace cgm::sliced_ot

@@ -55,7 +55,9 @@ def build(op: str, *, sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Pat
         include = ["-I", str(FOLDER / "include"), "-I", str(csrc)]
         units = ["-x", "c++", str(csrc / op / "cuda.cu"), str(FOLDER / "machine.cpp"), str(FOLDER / f"{op}_capi.cpp")]
         unfinished = library.with_suffix(f".{os.getpid()}.tmp")
-        result = subprocess.run([*command, *flags, *include, *units, "-o", str(unfinished)], capture_output=True, text=True)
+        result = subprocess.run(
+            [*command, *flags, *include, *units, "-o", str(unfinished)], capture_output=True, text=True
+        )
         if result.returncode:
             raise RuntimeError(f"{op}/cuda.cu does not compile on the emulated machine:\n{result.stderr}")
         unfinished.replace(library)

@@ -185,11 +185,15 @@ def run(machine: Machine, case: Case, seed: int) -> None:
             raise AssertionError(f"stray writes beside {output}")
     for row in range(rows):
         weights = (None, None) if a is None else (a[row // (rows // case.groups)], b[row // (rows // case.groups)])
-        compare_row(case, {key: value[row] for key, value in out.items()}, projected[0][row], projected[1][row], *weights)
+        compare_row(
+            case, {key: value[row] for key, value in out.items()}, projected[0][row], projected[1][row], *weights
+        )
 
 
 def compare_row(case: Case, out, x, y, a, b) -> None:
-    if not (np.isfinite(x).all() and np.isfinite(y).all() and (a is None or np.isfinite(a).all() and np.isfinite(b).all())):
+    if not (
+        np.isfinite(x).all() and np.isfinite(y).all() and (a is None or np.isfinite(a).all() and np.isfinite(b).all())
+    ):
         for output, values in out.items():
             assert np.isnan(values).all(), f"{output} of a row that is not finite is not NaN"
         return
@@ -200,7 +204,11 @@ def compare_row(case: Case, out, x, y, a, b) -> None:
     for output, expected in (("x_coefficients", by_x), ("y_coefficients", by_y)):
         if output in out:
             # A weight is rounded to 2^-62, and the reference's cumulative ones to 2^-53 of one.
-            floor = 1e-13 * np.abs(expected).max() if a is None else 1e-13 * case.p * np.ptp(np.append(x, y)) ** (case.p - 1)
+            floor = (
+                1e-13 * np.abs(expected).max()
+                if a is None
+                else 1e-13 * case.p * np.ptp(np.append(x, y)) ** (case.p - 1)
+            )
             np.testing.assert_allclose(out[output], expected, rtol=tolerance, atol=floor + 1e-300, err_msg=output)
     if "x_weight_coefficients" in out and "y_weight_coefficients" in out:
         f, g = (out[f"{cloud}_weight_coefficients"].astype(float) for cloud in "xy")
@@ -218,29 +226,55 @@ def cases() -> list[Case]:
     found += [Case(n, n, rows=1, launches=1) for n in (4000, 8001, 10001, 16384)]
     found += [Case(n, n, rows=1, dtype=f64, wanted=wanted) for n in (3000, 8192) for wanted in ((), BOTH)]
     pairs = [(1, 1), (1, 7), (7, 1), (2, 3), (16, 24), (100, 99), (1000, 300), (7, 900)]
-    found += [Case(n, m, p=p, dtype=f64, launches=1) for (n, m), p in zip(pairs, [2, 1, 3, 2, 1, 2.5, 2, 1], strict=True)]
-    found += [Case(n, m, wanted=wanted) for n, m in ((33, 40), (600, 65)) for wanted in ((), *[(name,) for name in BOTH])]
+    found += [
+        Case(n, m, p=p, dtype=f64, launches=1) for (n, m), p in zip(pairs, [2, 1, 3, 2, 1, 2.5, 2, 1], strict=True)
+    ]
+    found += [
+        Case(n, m, wanted=wanted) for n, m in ((33, 40), (600, 65)) for wanted in ((), *[(name,) for name in BOTH])
+    ]
     found += [Case(n, n, p=p, points=points) for n in (50, 700) for p in (1, 3) for points in ("ties", "zeros")]
-    found += [Case(60, 45, rows=6, groups=3, points=points, dtype=f64, launches=1) for points in ("normal", "ties", "skewed")]
+    found += [
+        Case(60, 45, rows=6, groups=3, points=points, dtype=f64, launches=1) for points in ("normal", "ties", "skewed")
+    ]
     found += [Case(n, m, groups=1, points="skewed") for n, m in ((1, 3), (5, 5), (700, 900), (1024, 100))]
-    found += [Case(300, 300, groups=2, wanted=(), p=1, launches=1), Case(2000, 3000, rows=1, groups=1, device=SMALL_DEVICE)]
+    found += [
+        Case(300, 300, groups=2, wanted=(), p=1, launches=1),
+        Case(2000, 3000, rows=1, groups=1, device=SMALL_DEVICE),
+    ]
     for n, m in ((90, 90), (90, 70), (600, 600)):
         found += [Case(n, m, rows=4, groups=groups, points="not finite") for groups in (0, 2)]
     found += [Case(n, n, alias=True, padding=0) for n in (20, 700)] + [Case(200, 150, padding=5)]
     found += [Case(n, m, rows=3, d=d, launches=1) for n, m, d in ((40, 40, 2), (30, 41, 5), (600, 600, 4), (1, 1, 3))]
-    found += [Case(100, 100, rows=3, d=1), Case(64, 50, rows=2, d=64, dtype=f64), Case(80, 80, d=3, points="not finite")]
+    found += [
+        Case(100, 100, rows=3, d=1),
+        Case(64, 50, rows=2, d=64, dtype=f64),
+        Case(80, 80, d=3, points="not finite"),
+    ]
     found += [Case(50, 60, rows=3, d=7, groups=2), Case(90, 90, d=784, wanted=())]
 
     large = [(1, 1), (3, 2), (300, 300), (2048, 2048), (2049, 2049), (1, 5000), (5000, 1), (3000, 2500), (4500, 4500)]
     found += [Case(n, m, device=NO_BLOCKS) for n, m in large]
-    found += [Case(n, m, rows=5, dtype=f64, p=1, wanted=wanted, device=NO_BLOCKS) for n, m in large[2:3] for wanted in ((), BOTH)]
-    found += [Case(3000, 2100, rows=6, p=3, wanted=wanted, device=NO_BLOCKS) for wanted in ((), *[(name,) for name in BOTH])]
+    found += [
+        Case(n, m, rows=5, dtype=f64, p=1, wanted=wanted, device=NO_BLOCKS)
+        for n, m in large[2:3]
+        for wanted in ((), BOTH)
+    ]
+    found += [
+        Case(3000, 2100, rows=6, p=3, wanted=wanted, device=NO_BLOCKS) for wanted in ((), *[(name,) for name in BOTH])
+    ]
     found += [Case(2500, 2500, wanted=(name,), device=NO_BLOCKS) for name in BOTH]
-    found += [Case(n, m, rows=4, groups=2, points="skewed", dtype=f64, device=NO_BLOCKS) for n, m in ((40, 30), (3000, 5000))]
-    found += [Case(n, m, rows=2, groups=1, wanted=ALL, dtype=f64) for n, m in ((1, 1), (1, 9), (9, 1), (50, 70), (2500, 2100))]
+    found += [
+        Case(n, m, rows=4, groups=2, points="skewed", dtype=f64, device=NO_BLOCKS) for n, m in ((40, 30), (3000, 5000))
+    ]
+    found += [
+        Case(n, m, rows=2, groups=1, wanted=ALL, dtype=f64) for n, m in ((1, 1), (1, 9), (9, 1), (50, 70), (2500, 2100))
+    ]
     found += [Case(n, m, rows=6, groups=2, wanted=ALL, p=p) for n, m, p in ((40, 40, 2), (300, 200, 1), (70, 50, 2.5))]
     found += [Case(60, 60, wanted=ALL, dtype=f64), Case(300, 200, rows=6, groups=3, wanted=ALL[2:3], points="ties")]
-    found += [Case(n, m, rows=5, groups=g, points="not finite", wanted=ALL, device=NO_BLOCKS) for n, m, g in ((90, 90, 0), (3000, 2500, 5))]
+    found += [
+        Case(n, m, rows=5, groups=g, points="not finite", wanted=ALL, device=NO_BLOCKS)
+        for n, m, g in ((90, 90, 0), (3000, 2500, 5))
+    ]
     found += [Case(n, n, rows=rows, alias=True, device=NO_BLOCKS) for n, rows in ((700, 2), (2500, 6))]
     found += [Case(2200, 1500, padding=3, points="ties", device=NO_BLOCKS)]
     return found
