@@ -3,9 +3,12 @@
 #include <immintrin.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <utility>
+#include <vector>
 
 #include "common/host_device.h"
 #include "common/levels.h"
@@ -15,6 +18,7 @@
 
 #define CGM_LEVEL_FILE "sliced_ot/cpu_rows.h"
 #include "common/foreach_level.h"
+#include "sliced_ot/cpu_split.h"
 
 namespace cgm::sliced_ot {
 namespace {
@@ -22,14 +26,13 @@ namespace {
 constexpr int64_t grain_points = 8192;     // what is worth a thread
 constexpr size_t small_bytes = 32 * 1024;  // scratch that fits the stack
 
-struct Free {
-  void operator()(char* block) const { std::free(block); }
-};
-
-std::unique_ptr<char, Free> allocate(size_t bytes) {
-  std::unique_ptr<char, Free> block(static_cast<char*>(std::aligned_alloc(64, (bytes + 63) / 64 * 64)));
-  if (!block) throw std::bad_alloc();
-  return block;
+// Rows are sorted together when they are short, but not so many that a thread goes without.
+template <typename scalar_t>
+int64_t rows_at_once(const TransportRows<scalar_t>& problem, int threads) {
+  if (std::max(problem.n, problem.m) > most_points_together) return 1;
+  const int64_t worth_a_thread = 1 + grain_points / (problem.n + problem.m);
+  const int64_t fair = std::max((problem.rows + threads - 1) / threads, worth_a_thread);
+  return std::min({rows_together, problem.rows, fair});
 }
 
 }  // namespace
@@ -37,13 +40,17 @@ std::unique_ptr<char, Free> allocate(size_t bytes) {
 template <typename scalar_t>
 void transport_rows_cpu(const TransportRows<scalar_t>& problem, const Parallel& parallel) {
   if (problem.rows == 0) return;
-  const Workspace<scalar_t> measured(problem, nullptr);
-  const int64_t blocks = (problem.rows + measured.rows - 1) / measured.rows;
-  const int64_t grain = 1 + grain_points / (measured.rows * (problem.n + problem.m));
+  const bool split = problem.rows < 2 * parallel.threads && problem.rows != parallel.threads;
+  if (split && parallel.threads > 1 && std::max(problem.n, problem.m) > most_points_together)
+    return SplitRows<scalar_t>(problem, parallel).run();
+  const int64_t rows = rows_at_once(problem, parallel.threads);
+  const int64_t blocks = (problem.rows + rows - 1) / rows;
+  const int64_t grain = 1 + grain_points / (rows * (problem.n + problem.m));
+  const size_t bytes = Workspace<scalar_t>(problem, rows, nullptr).bytes;
   const auto run = [&](int64_t begin, int64_t end) {
     alignas(64) char small[small_bytes];
-    const auto block = measured.bytes > small_bytes ? allocate(measured.bytes) : nullptr;
-    const Workspace<scalar_t> workspace(problem, block ? block.get() : small);
+    const auto block = bytes > small_bytes ? allocate(bytes) : nullptr;
+    const Workspace<scalar_t> workspace(problem, rows, block ? block.get() : small);
     CGM_AT_LEVEL(transport_blocks<scalar_t>)(problem, begin, end, workspace);
   };
   if (blocks <= grain || parallel.threads == 1) return run(0, blocks);

@@ -7,43 +7,47 @@
 
 namespace cgm::sliced_ot::CGM_LEVEL {
 
-// Digits of floor((point - least) * scale), counted from the lowest.
+static inline uint16_t ordered_digit(float key, int shift, uint32_t mask) {
+  const float canonical = key + 0.0f;  // -0 becomes +0
+  uint32_t word;
+  __builtin_memcpy(&word, &canonical, sizeof word);
+  word ^= static_cast<uint32_t>(static_cast<int32_t>(word) >> 31) | 0x80000000u;
+  return static_cast<uint16_t>((word >> shift) & mask);
+}
+
+static inline uint16_t ordered_digit(double key, int shift, uint32_t mask) {
+  const double canonical = key + 0.0;
+  uint64_t word;
+  __builtin_memcpy(&word, &canonical, sizeof word);
+  word ^= static_cast<uint64_t>(static_cast<int64_t>(word) >> 63) | 0x8000000000000000u;
+  return static_cast<uint16_t>((word >> shift) & mask);
+}
+
+// The digit of each key in pass `pass`, counted from the lowest.
 template <typename scalar_t>
-struct LinearDigits {
-  scalar_t least, scale;
-
-  void operator()(const scalar_t* keys, int64_t n, int shift, int bits, uint16_t* digits) const {
-    const int32_t mask = (1 << bits) - 1;
+static void write_digits(const RadixPlan<scalar_t>& plan, int pass, const scalar_t* keys, int64_t n, uint16_t* digits) {
+  const int shift = pass * plan.bits;
+  const uint32_t mask = (1u << plan.bits) - 1;
+  if (plan.ordered) {
+    for (int64_t i = 0; i < n; ++i) digits[i] = ordered_digit(keys[i], shift, mask);
+  } else {
+    const scalar_t least = plan.least, scale = plan.scale;
     for (int64_t i = 0; i < n; ++i)
-      digits[i] = static_cast<uint16_t>((static_cast<int32_t>((keys[i] - least) * scale) >> shift) & mask);
+      digits[i] = static_cast<uint16_t>((static_cast<int32_t>((keys[i] - least) * scale) >> shift) &
+                                        static_cast<int32_t>(mask));
   }
-};
+}
 
-// Digits of the unsigned integer that orders as the floating-point number does.
-struct OrderedDigits {
-  void operator()(const float* keys, int64_t n, int shift, int bits, uint16_t* digits) const {
-    const uint32_t mask = (1u << bits) - 1;
-    for (int64_t i = 0; i < n; ++i) {
-      const float key = keys[i] + 0.0f;  // -0 becomes +0
-      uint32_t word;
-      __builtin_memcpy(&word, &key, sizeof word);
-      word ^= static_cast<uint32_t>(static_cast<int32_t>(word) >> 31) | 0x80000000u;
-      digits[i] = static_cast<uint16_t>((word >> shift) & mask);
-    }
-  }
-  void operator()(const double* keys, int64_t n, int shift, int bits, uint16_t* digits) const {
-    const uint64_t mask = (1u << bits) - 1;
-    for (int64_t i = 0; i < n; ++i) {
-      const double key = keys[i] + 0.0;
-      uint64_t word;
-      __builtin_memcpy(&word, &key, sizeof word);
-      word ^= static_cast<uint64_t>(static_cast<int64_t>(word) >> 63) | 0x8000000000000000u;
-      digits[i] = static_cast<uint16_t>((word >> shift) & mask);
-    }
-  }
-};
+// The digits and how many points have each.
+template <typename scalar_t>
+static void count_digits(const RadixPlan<scalar_t>& plan, int pass, const scalar_t* keys, int64_t n, uint16_t* digits,
+                         uint32_t* counts) {
+  write_digits(plan, pass, keys, n, digits);
+  __builtin_memset(counts, 0, sizeof(uint32_t) << plan.bits);
+  for (int64_t i = 0; i < n; ++i) ++counts[digits[i]];
+}
 
-// Turns counts into the first place of each digit and returns the greatest count.
+// Turns the counts into the first place of each digit and returns the greatest count.
 static inline uint32_t places_from_counts(uint32_t* counts, int bits) {
   uint32_t place = 0, greatest = 0;
   for (int digit = 0; digit < 1 << bits; ++digit) {
@@ -55,51 +59,63 @@ static inline uint32_t places_from_counts(uint32_t* counts, int bits) {
   return greatest;
 }
 
-// Without from_index the points stand in their original order.
-template <bool kPairs, typename scalar_t>
-static void scatter(const scalar_t* from, const uint32_t* from_index, const uint16_t* digits, int64_t n,
-                    uint32_t* places, scalar_t* to, uint32_t* to_index) {
+// Without from_index the points stand in their original order, the first of them at place first_index.
+template <bool kIndex, typename scalar_t>
+static void scatter(const scalar_t* from, const uint32_t* from_index, uint32_t first_index, const uint16_t* digits,
+                    int64_t n, uint32_t* places, scalar_t* to, uint32_t* to_index) {
   for (int64_t i = 0; i < n; ++i) {
     const uint32_t place = places[digits[i]]++;
     to[place] = from[i];
-    if (kPairs) to_index[place] = from_index ? from_index[i] : static_cast<uint32_t>(i);
+    if (kIndex) to_index[place] = from_index ? from_index[i] : first_index + static_cast<uint32_t>(i);
   }
 }
 
-template <bool kPairs, typename scalar_t>
+template <bool kIndex, typename scalar_t>
 static void copy_row(const scalar_t* from, const uint32_t* from_index, int64_t n, scalar_t* keys, uint32_t* index) {
   __builtin_memcpy(keys, from, static_cast<size_t>(n) * sizeof(scalar_t));
-  if (!kPairs) return;
+  if (!kIndex) return;
   for (int64_t i = 0; i < n; ++i) index[i] = from_index ? from_index[i] : static_cast<uint32_t>(i);
 }
 
-// Sorts by `passes` digits. Gives up, returning false, when a digit of the last pass holds more than `most` points.
-template <bool kPairs, typename scalar_t, typename Digits>
-static bool radix_passes(const scalar_t* points, int64_t n, int passes, int bits, uint32_t most,
-                         const Digits& digits_of, scalar_t* keys, uint32_t* index,
-                         const SortBuffers<scalar_t>& buffers) {
+// Sorts by the digits of the plan. Gives up, returning false, when the last of them crowd.
+template <bool kIndex, typename scalar_t>
+static bool radix_passes(const RadixPlan<scalar_t>& plan, const scalar_t* points, int64_t n, scalar_t* keys,
+                         uint32_t* index, const SortBuffers<scalar_t>& buffers) {
   const scalar_t* from = points;
   const uint32_t* from_index = nullptr;
-  for (int pass = 0; pass < passes; ++pass) {
-    digits_of(from, n, pass * bits, bits, buffers.digits);
-    __builtin_memset(buffers.counts, 0, sizeof(uint32_t) << bits);
-    for (int64_t i = 0; i < n; ++i) ++buffers.counts[buffers.digits[i]];
-    const uint32_t greatest = places_from_counts(buffers.counts, bits);
-    if (pass + 1 == passes && greatest > most) return false;
+  for (int pass = 0; pass < plan.passes; ++pass) {
+    count_digits(plan, pass, from, n, buffers.digits, buffers.counts);
+    const uint32_t greatest = places_from_counts(buffers.counts, plan.bits);
+    if (plan.crowded(pass, greatest)) return false;
     if (greatest == n) continue;
-    const bool into_result = from == points ? passes % 2 == 1 : from != keys;
-    scalar_t* to = into_result ? keys : buffers.keys;
-    uint32_t* to_index = into_result ? index : buffers.index;
-    scatter<kPairs>(from, from_index, buffers.digits, n, buffers.counts, to, to_index);
+    const bool into_result = from == points ? plan.passes % 2 == 1 : from != keys;
+    scalar_t* const to = into_result ? keys : buffers.keys;
+    uint32_t* const to_index = into_result ? index : buffers.index;
+    scatter<kIndex>(from, from_index, 0, buffers.digits, n, buffers.counts, to, to_index);
     from = to;
     from_index = to_index;
   }
-  if (from != keys) copy_row<kPairs>(from, from_index, n, keys, index);
+  if (from != keys) copy_row<kIndex>(from, from_index, n, keys, index);
   return true;
 }
 
+// Moves the point at i left to its place among the sorted ones before it and returns how far it went.
+template <bool kIndex, typename scalar_t>
+static inline int64_t insert_left(scalar_t* keys, uint32_t* index, int64_t i) {
+  const scalar_t key = keys[i];
+  const uint32_t own = kIndex ? index[i] : 0;
+  int64_t j = i;
+  for (; j > 0 && key < keys[j - 1]; --j) {
+    keys[j] = keys[j - 1];
+    if (kIndex) index[j] = index[j - 1];
+  }
+  keys[j] = key;
+  if (kIndex) index[j] = own;
+  return i - j;
+}
+
 // Finishes an almost sorted row; false when it took more than `budget` moves (the row is then still a permutation).
-template <bool kPairs, typename scalar_t>
+template <bool kIndex, typename scalar_t>
 static bool insertion_sort(scalar_t* keys, uint32_t* index, int64_t n, int64_t budget) {
   constexpr int block = 64;
   for (int64_t begin = 1; begin < n; begin += block) {
@@ -108,53 +124,39 @@ static bool insertion_sort(scalar_t* keys, uint32_t* index, int64_t n, int64_t b
     for (int64_t i = begin; i < end; ++i) descents |= keys[i] < keys[i - 1];
     if (!descents) continue;
     for (int64_t i = begin; i < end; ++i) {
-      const scalar_t key = keys[i];
-      if (!(key < keys[i - 1])) continue;
-      const uint32_t own = kPairs ? index[i] : 0;
-      int64_t j = i;
-      for (; j > 0 && key < keys[j - 1]; --j) {
-        keys[j] = keys[j - 1];
-        if (kPairs) index[j] = index[j - 1];
-      }
-      keys[j] = key;
-      if (kPairs) index[j] = own;
-      budget -= i - j;
+      if (!(keys[i] < keys[i - 1])) continue;
+      budget -= insert_left<kIndex>(keys, index, i);
       if (budget < 0) return false;
     }
   }
   return true;
 }
 
-template <bool kPairs, typename scalar_t>
-static bool quantised_sort(const scalar_t* points, int64_t n, const Range<scalar_t>& range, scalar_t* keys,
-                           uint32_t* index, const SortBuffers<scalar_t>& buffers) {
-  const int passes = n > (1 << 20) ? 3 : 2;
-  const int bits = passes == 3 ? 10 : n > 8192 ? 11 : n > 1024 ? 10 : 8;
-  // A little below the number of cells, so that rounding cannot reach it (float has 24 bits).
-  const scalar_t cells = static_cast<scalar_t>((1 << passes * bits) - (passes == 3 ? 256 : 1));
-  const LinearDigits<scalar_t> digits{range.least, cells / (range.greatest - range.least)};
-  const scalar_t top = (range.greatest - range.least) * digits.scale;
-  if (!(top > 1 && top < static_cast<scalar_t>(1 << passes * bits))) return false;
-  const uint32_t most = static_cast<uint32_t>(n / 4 + 64);
-  return radix_passes<kPairs>(points, n, passes, bits, most, digits, keys, index, buffers) &&
-         insertion_sort<kPairs>(keys, index, n, 4 * n);
+// Sorts [0, n) whose parts [0, middle) and [middle, n) are sorted and hardly overlap, likewise within the budget.
+template <bool kIndex, typename scalar_t>
+static bool join_sorted(scalar_t* keys, uint32_t* index, int64_t middle, int64_t n, int64_t budget) {
+  for (int64_t i = middle; i < n && keys[i] < keys[i - 1]; ++i) {
+    budget -= insert_left<kIndex>(keys, index, i);
+    if (budget < 0) return false;
+  }
+  return true;
 }
 
 // Sorts the row into keys (and index); false when it holds a NaN or an infinity, keys being undefined then.
-template <bool kPairs, typename scalar_t>
+template <bool kIndex, typename scalar_t>
 static bool sort_row(const scalar_t* points, int64_t n, scalar_t* keys, uint32_t* index,
                      const SortBuffers<scalar_t>& buffers) {
   const Range<scalar_t> range = range_of(points, n);
   if (!range.finite) return false;
   if (n <= 32 || range.least == range.greatest) {
-    copy_row<kPairs>(points, nullptr, n, keys, index);
-    insertion_sort<kPairs>(keys, index, n, n * n);
-    return true;
+    copy_row<kIndex>(points, nullptr, n, keys, index);
+    return insertion_sort<kIndex>(keys, index, n, n * n);
   }
-  if (quantised_sort<kPairs>(points, n, range, keys, index, buffers)) return true;
-  constexpr int passes = sizeof(scalar_t) == 4 ? 3 : 6;
-  radix_passes<kPairs>(points, n, passes, most_digit_bits, ~0u, OrderedDigits{}, keys, index, buffers);
-  return true;
+  const RadixPlan<scalar_t> quantised(range, n);
+  if (quantised.passes > 0 && radix_passes<kIndex>(quantised, points, n, keys, index, buffers) &&
+      insertion_sort<kIndex>(keys, index, n, 4 * n))
+    return true;
+  return radix_passes<kIndex>(RadixPlan<scalar_t>(), points, n, keys, index, buffers);
 }
 
 }  // namespace cgm::sliced_ot::CGM_LEVEL

@@ -10,8 +10,6 @@
 
 namespace cgm::sliced_ot::CGM_LEVEL {
 
-constexpr int64_t chunk_points = 16384;
-
 // The most points for which the network beats the radix sort when all lanes are in use (measured).
 #if defined(CGM_LEVEL_AVX512)
 constexpr int64_t most_network_keys = 4096, most_network_pairs = 1536, most_network_wide_pairs = 128;
@@ -52,22 +50,6 @@ static void sort_rows(const scalar_t* points, int64_t stride, int64_t rows, int6
   sort_rows<false>(points, stride, rows, n, cloud, buffers, finite);
 }
 
-// Both clouds sorted, a row falls into chunks that can be computed in any order. Those of x give the cost (in parts)
-// and the derivatives by x; where sizes or weights differ those of y give the derivatives by y.
-template <typename scalar_t>
-struct RowChunks {
-  bool equal;
-  int64_t of_x, of_y;
-  explicit RowChunks(const TransportRows<scalar_t>& problem) {
-    const bool weighted = Wanted<scalar_t>(problem).weighted;
-    equal = problem.n == problem.m && !weighted;
-    of_x = problem.x_weight_coefficients ? 1 : (problem.n + chunk_points - 1) / chunk_points;
-    of_y = problem.y_weight_coefficients                ? 1
-           : equal || problem.y_coefficients == nullptr ? 0
-                                                        : (problem.m + chunk_points - 1) / chunk_points;
-  }
-};
-
 template <typename scalar_t>
 static inline scalar_t* row_of(scalar_t* rows, int64_t row, int64_t n) {
   return rows ? rows + row * n : nullptr;
@@ -77,14 +59,14 @@ template <typename Cost, typename scalar_t>
 static double cost_of_chunk(const Cost& ground, const TransportRows<scalar_t>& problem, int64_t row,
                             const SortedCloud<scalar_t>& x_cloud, const SortedCloud<scalar_t>& y_cloud, int64_t chunk) {
   const int64_t n = problem.n, m = problem.m;
-  const RowChunks<scalar_t> chunks(problem);
+  const RowChunks chunks(problem);
   const SortedRow<scalar_t> x{x_cloud.keys, x_cloud.index, n}, y{y_cloud.keys, y_cloud.index, m};
   scalar_t* const by_x = row_of(problem.x_coefficients, row, n);
   scalar_t* const by_y = row_of(problem.y_coefficients, row, m);
   const bool of_x = chunk < chunks.of_x;
   const int64_t points = of_x ? n : m, count = of_x ? chunks.of_x : chunks.of_y;
-  const int64_t begin = (of_x ? chunk : chunk - chunks.of_x) * chunk_points;
-  const int64_t end = count == 1 ? points : smaller(begin + chunk_points, points);
+  const int64_t begin = (of_x ? chunk : chunk - chunks.of_x) * RowChunks::points;
+  const int64_t end = count == 1 ? points : smaller(begin + RowChunks::points, points);
   if (chunks.equal) return equal_chunk(ground, x, y, begin, end, by_x, by_y);
   const MergeOutputs<scalar_t> x_out{by_x, row_of(problem.x_weight_coefficients, row, n)};
   const MergeOutputs<scalar_t> y_out{by_y, row_of(problem.y_weight_coefficients, row, m)};
@@ -103,12 +85,6 @@ static double transport_chunk(const TransportRows<scalar_t>& problem, int64_t ro
   if (problem.p == 2) return cost_of_chunk(Cost2{}, problem, row, x, y, chunk);
   if (problem.p == 1) return cost_of_chunk(Cost1{}, problem, row, x, y, chunk);
   return cost_of_chunk(CostP{problem.p}, problem, row, x, y, chunk);
-}
-
-template <typename scalar_t>
-static int64_t count_of_chunks(const TransportRows<scalar_t>& problem) {
-  const RowChunks<scalar_t> chunks(problem);
-  return chunks.of_x + chunks.of_y;
 }
 
 template <typename scalar_t>
@@ -143,14 +119,41 @@ template <typename scalar_t>
 static void finish_row(const TransportRows<scalar_t>& problem, int64_t row, const SortedCloud<scalar_t>& x,
                        const SortedCloud<scalar_t>& y) {
   if (x.ends) accumulate_row_weights(problem, row, x, y);
-  const RowChunks<scalar_t> chunks(problem);
+  const RowChunks chunks(problem);
   double cost = 0;
-  for (int64_t chunk = 0; chunk < chunks.of_x + chunks.of_y; ++chunk) {
+  for (int64_t chunk = 0; chunk < chunks.total(); ++chunk) {
     const double part = transport_chunk(problem, row, x, y, chunk);
     if (chunk < chunks.of_x) cost += part;
   }
   problem.cost[row] = cost;
 }
+
+// ---- The steps of a row that is split over threads (cpu_split.h).
+
+template <typename scalar_t>
+static void sort_cloud(const scalar_t* points, int64_t n, const SortedCloud<scalar_t>& cloud,
+                       const SortBuffers<scalar_t>& buffers, bool* finite) {
+  sort_rows(points, n, 1, n, cloud, buffers, finite);
+}
+
+template <typename scalar_t>
+static void scatter_points(const scalar_t* from, const uint32_t* from_index, uint32_t first_index,
+                           const uint16_t* digits, int64_t n, uint32_t* places, scalar_t* to, uint32_t* to_index) {
+  if (to_index) return scatter<true>(from, from_index, first_index, digits, n, places, to, to_index);
+  scatter<false>(from, from_index, first_index, digits, n, places, to, to_index);
+}
+
+template <typename scalar_t>
+static bool insertion_sort_points(scalar_t* keys, uint32_t* index, int64_t n, int64_t budget) {
+  return index ? insertion_sort<true>(keys, index, n, budget) : insertion_sort<false>(keys, index, n, budget);
+}
+
+template <typename scalar_t>
+static bool join_sorted_points(scalar_t* keys, uint32_t* index, int64_t middle, int64_t n, int64_t budget) {
+  return index ? join_sorted<true>(keys, index, middle, n, budget) : join_sorted<false>(keys, index, middle, n, budget);
+}
+
+// ---- Rows one after the other, or together.
 
 // The blocks [begin, end) of workspace.rows rows each.
 template <typename scalar_t>

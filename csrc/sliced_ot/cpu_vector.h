@@ -65,13 +65,6 @@ CGM_HOST_DEVICE vector_t vector_max(const vector_t& a, const vector_t& b) {
 }
 #endif
 
-// The least and the greatest of `n` points; finite is false when one of them is a NaN or an infinity.
-template <typename scalar_t>
-struct Range {
-  scalar_t least, greatest;
-  bool finite;
-};
-
 template <typename scalar_t>
 static Range<scalar_t> range_of(const scalar_t* points, int64_t n) {
   using V = Vector<scalar_t>;
