@@ -1,0 +1,51 @@
+// The only pybind11 file: one m.def per entry point of the kernels, and build_info().
+#include <ATen/Parallel.h>
+#include <pybind11/pybind11.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "common/levels.h"
+#include "sliced_ot/sliced_ot.h"
+
+#ifndef CGM_TORCH_VERSION
+#define CGM_TORCH_VERSION ""
+#endif
+#ifndef CGM_CUDA_VERSION
+#define CGM_CUDA_VERSION ""
+#endif
+#ifndef CGM_CUDA_ARCHITECTURES
+#define CGM_CUDA_ARCHITECTURES ""
+#endif
+#ifndef CGM_SOURCE_DIR
+#define CGM_SOURCE_DIR ""
+#endif
+#ifndef CGM_COMPILER
+#define CGM_COMPILER __VERSION__
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+py::dict build_info() {
+  py::dict info;
+  info["torch"] = CGM_TORCH_VERSION;
+  info["cuda"] = *CGM_CUDA_VERSION ? py::object(py::str(CGM_CUDA_VERSION)) : py::object(py::none());
+  info["cuda_archs"] = CGM_CUDA_ARCHITECTURES;
+  info["compiler"] = CGM_COMPILER;
+  info["source"] = CGM_SOURCE_DIR;
+  info["simd"] = cgm::cpu_level_name(cgm::cpu_level());
+  info["simd_supported"] = cgm::cpu_level_name(cgm::cpu_level_supported());
+  info["threads"] = at::get_num_threads();
+  return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+  m.def("build_info", &build_info);
+  m.def("set_cpu_level", [](int level) { cgm::set_cpu_level(static_cast<cgm::CpuLevel>(level)); });
+
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);
+  m.def("wasserstein_1d", &cgm::sliced_ot::wasserstein_1d, no_gil);
+}

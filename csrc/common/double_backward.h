@@ -1,0 +1,26 @@
+// The fused backward kernels are not differentiable again: instead of wrong zeros, an error.
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace cgm {
+
+class RefuseDoubleBackward : public torch::autograd::Function<RefuseDoubleBackward> {
+ public:
+  // `input` ties the gradient to the graph of what it was taken by.
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& gradient, const at::Tensor& input) {
+    (void)input;
+    return gradient.view_as(gradient);
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*, torch::autograd::variable_list) {
+    TORCH_CHECK(false,
+                "second derivatives are not available from the fused kernels; use "
+                "cgm_kernels.use_backend('reference')");
+  }
+};
+
+inline at::Tensor refuse_double_backward(const at::Tensor& gradient, const at::Tensor& input) {
+  return RefuseDoubleBackward::apply(gradient, input);
+}
+
+}  // namespace cgm
