@@ -9,11 +9,12 @@ import os
 import shutil
 import subprocess
 import tempfile
+import threading
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[2]
-FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
 
 
@@ -23,11 +24,9 @@ def compiler() -> list[str] | None:
     return command.split() if command else None
 
 
-def sources(csrc: Path) -> list[Path]:
-    """Everything that a build depends on."""
-    suffixes = {".h", ".cuh", ".cu", ".cpp"}
-    files = [*csrc.rglob("*"), *FOLDER.rglob("*")]
-    return sorted(path for path in files if path.suffix in suffixes)
+def sources(folder: Path) -> list[Path]:
+    """The C++ and CUDA files below a folder."""
+    return sorted(path for path in folder.rglob("*") if path.suffix in {".h", ".cuh", ".cu", ".cpp"})
 
 
 def cache_folder() -> Path:
@@ -39,29 +38,43 @@ def cache_folder() -> Path:
     return folder
 
 
+def digest(values: object, paths: list[Path]) -> str:
+    """A name for what `values` and the contents of `paths` produce."""
+    state = hashlib.sha256(repr(values).encode())
+    for path in paths:
+        state.update(path.name.encode() + path.read_bytes())
+    return state.hexdigest()[:24]
+
+
+def compile_units(command: list[str], units: list[Path], output: Path) -> Path:
+    """Runs the compiler unless the output is there; a failure is a RuntimeError with the compiler's words."""
+    if not output.exists():
+        unfinished = output.with_suffix(f".{os.getpid()}.{threading.get_ident()}{output.suffix}")
+        command = [*command, *map(str, units), "-o", str(unfinished)]
+        result = subprocess.run(command, capture_output=True, text=True)
+        if result.returncode:
+            raise RuntimeError(f"does not compile on the emulated machine:\n{result.stderr}")
+        unfinished.replace(output)
+    return output
+
+
 def build(op: str, *, sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Path:
     """The shared library of csrc/<op>/cuda.cu and <op>_capi.cpp, built once for each state of the sources."""
     command = compiler()
     if command is None:
         raise RuntimeError("no C++ compiler: neither $CXX nor c++ is there")
-    flags = [*FLAGS, *(SANITIZERS if sanitize else ())]
-    digest = hashlib.sha256(repr((command, flags, op)).encode())
-    relevant = [csrc / op, csrc / "common", FOLDER]
-    for path in sources(csrc):
-        if any(folder in path.parents for folder in relevant):
-            digest.update(path.read_bytes())
-    library = cache_folder() / f"{op}_{digest.hexdigest()[:24]}.so"
-    if not library.exists():
-        include = ["-I", str(FOLDER / "include"), "-I", str(csrc)]
-        units = ["-x", "c++", str(csrc / op / "cuda.cu"), str(FOLDER / "machine.cpp"), str(FOLDER / f"{op}_capi.cpp")]
-        unfinished = library.with_suffix(f".{os.getpid()}.tmp")
-        result = subprocess.run(
-            [*command, *flags, *include, *units, "-o", str(unfinished)], capture_output=True, text=True
-        )
-        if result.returncode:
-            raise RuntimeError(f"{op}/cuda.cu does not compile on the emulated machine:\n{result.stderr}")
-        unfinished.replace(library)
-    return library
+    command = [*command, *FLAGS, *(SANITIZERS if sanitize else ())]
+    machine = [path for path in sources(FOLDER) if path.suffix in (".h", ".cuh") or path.parent == FOLDER]
+    folders = [csrc / op, csrc / "common", ROOT / "csrc" / "common"]
+    relevant = [path for folder in folders for path in sources(folder)] + machine
+    command += [option for folder in (FOLDER / "include", csrc, ROOT / "csrc") for option in ("-I", str(folder))]
+    objects = []
+    for name in ("machine", "fibers"):
+        output = cache_folder() / f"{name}_{digest(command, machine)}.o"
+        objects.append(compile_units([*command, "-c"], [FOLDER / f"{name}.cpp"], output))
+    units = [csrc / op / "cuda.cu", FOLDER / f"{op}_capi.cpp"]
+    library = cache_folder() / f"{op}_{digest((command, op), relevant)}.so"
+    return compile_units([*command, "-shared", *map(str, objects), "-x", "c++"], units, library)
 
 
 def sanitizer_environment() -> dict[str, str] | None:

@@ -1,7 +1,4 @@
 // The scheduler of the emulated machine; see include/cuda_emulation.h.
-#include <sys/mman.h>
-#include <ucontext.h>
-
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -15,10 +12,10 @@
 #include <vector>
 
 #include "cuda_emulation.h"
+#include "fibers.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
 #define CGM_ASAN 1
 #else
 #define CGM_ASAN 0
@@ -30,18 +27,14 @@ dim3 blockDim, gridDim;
 namespace cuda_emulation {
 namespace {
 
-constexpr size_t kStackBytes = 128 * 1024;
 constexpr size_t kGuardBytes = 512;
 constexpr unsigned char kCanary = 0xC5;
 
 enum class State { ready, block_wait, warp_wait, done };
 
-struct Fiber {
-  ucontext_t context;
-  char* stack = nullptr;
-  void* fake_stack = nullptr;
+struct Thread {
+  Fiber fiber;
   State state = State::ready;
-  bool started = false;
   const char* file = nullptr;  // where it waits
   int line = 0;
   Vote vote = Vote::none;
@@ -52,13 +45,9 @@ struct Fiber {
 };
 
 struct Machine {
-  std::vector<Fiber> fibers;
-  ucontext_t scheduler;
-  void* scheduler_fake_stack = nullptr;
-  const void* scheduler_stack = nullptr;
-  size_t scheduler_stack_bytes = 0;
+  std::vector<Thread> threads;  // of the block that runs, and spare ones
   int current = -1;
-  int threads = 0;
+  int count = 0;
   const std::function<void()>* thread = nullptr;
   std::string error;
   std::mt19937_64 random{0};
@@ -71,99 +60,51 @@ struct Machine {
 
 Machine machine;
 
-void start_switch(void** save, const void* bottom, size_t bytes) {
-#if CGM_ASAN
-  __sanitizer_start_switch_fiber(save, bottom, bytes);
-#else
-  (void)save, (void)bottom, (void)bytes;
-#endif
-}
-
-void finish_switch(void* saved, const void** bottom, size_t* bytes) {
-#if CGM_ASAN
-  __sanitizer_finish_switch_fiber(saved, bottom, bytes);
-#else
-  (void)saved, (void)bottom, (void)bytes;
-#endif
-}
-
-// Back to the scheduler, until it resumes this fiber.
-void leave_fiber(bool forever = false) {
-  Fiber& fiber = machine.fibers[machine.current];
-  start_switch(forever ? nullptr : &fiber.fake_stack, machine.scheduler_stack, machine.scheduler_stack_bytes);
-  swapcontext(&fiber.context, &machine.scheduler);
-  finish_switch(fiber.fake_stack, nullptr, nullptr);
-}
-
-void fiber_main() {
-  finish_switch(nullptr, &machine.scheduler_stack, &machine.scheduler_stack_bytes);
+void run_thread() {
   (*machine.thread)();
-  machine.fibers[machine.current].state = State::done;
-  leave_fiber(true);
-}
-
-void start_fiber(Fiber& fiber) {
-  if (fiber.stack == nullptr) {
-    void* memory =
-        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw std::runtime_error("cuda_emulation: no memory for a fiber");
-    fiber.stack = static_cast<char*>(memory);
-  }
-#if CGM_ASAN
-  ASAN_UNPOISON_MEMORY_REGION(fiber.stack, kStackBytes);  // frames of a launch that failed
-#endif
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack;
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = nullptr;
-  makecontext(&fiber.context, fiber_main, 0);
-  fiber.started = true;
+  machine.threads[machine.current].state = State::done;
 }
 
 void resume(int index) {
-  Fiber& fiber = machine.fibers[index];
-  if (!fiber.started) start_fiber(fiber);
   machine.current = index;
   const unsigned flat = static_cast<unsigned>(index);
   threadIdx = {flat % blockDim.x, flat / blockDim.x % blockDim.y, flat / (blockDim.x * blockDim.y)};
-  start_switch(&machine.scheduler_fake_stack, fiber.stack, kStackBytes);
-  swapcontext(&machine.scheduler, &fiber.context);
-  finish_switch(machine.scheduler_fake_stack, nullptr, nullptr);
+  machine.threads[index].fiber.resume(run_thread);
   machine.current = -1;
 }
 
 std::string place(int index) {
-  const Fiber& fiber = machine.fibers[index];
-  return "thread " + std::to_string(index) + " at " + fiber.file + ":" + std::to_string(fiber.line);
+  const Thread& own = machine.threads[index];
+  return "thread " + std::to_string(index) + " at " + own.file + ":" + std::to_string(own.line);
 }
 
 // Releases the lanes that wait for each other in a warp, if all of them are there.
 void try_release_warp(int first, int last) {
   for (int index = first; index < last; ++index) {
-    Fiber& fiber = machine.fibers[index];
-    if (fiber.state != State::warp_wait) continue;
+    Thread& own = machine.threads[index];
+    if (own.state != State::warp_wait) continue;
     bool complete = true;
     for (int other = first; other < first + kWarp && complete; ++other) {
-      if (!(fiber.mask >> (other - first) & 1)) continue;
-      if (other >= last || machine.fibers[other].state == State::done) {
+      if (!(own.mask >> (other - first) & 1)) continue;
+      if (other >= last || machine.threads[other].state == State::done) {
         machine.error = "a warp operation names a lane that has exited or does not exist: " + place(index);
         return;
       }
-      const Fiber& peer = machine.fibers[other];
-      complete = peer.state == State::warp_wait && peer.mask == fiber.mask;
-      if (complete && (peer.line != fiber.line || std::strcmp(peer.file, fiber.file) != 0)) {
+      const Thread& peer = machine.threads[other];
+      complete = peer.state == State::warp_wait && peer.mask == own.mask;
+      if (complete && (peer.line != own.line || std::strcmp(peer.file, own.file) != 0)) {
         machine.error = "lanes of a warp wait at different places: " + place(index) + ", " + place(other);
         return;
       }
     }
     if (!complete) continue;
-    const unsigned mask = fiber.mask;
+    const unsigned mask = own.mask;
     for (int other = first; other < last; ++other) {
       if (!(mask >> (other - first) & 1)) continue;
-      Fiber& peer = machine.fibers[other];
+      Thread& peer = machine.threads[other];
       for (int from = first; from < last && peer.values != nullptr; ++from) {
         if (mask >> (from - first) & 1) {
-          std::memcpy(peer.values + (from - first) * kLaneBytes, machine.fibers[from].value, kLaneBytes);
+          std::memcpy(peer.values + (from - first) * kLaneBytes, machine.threads[from].value, kLaneBytes);
         }
       }
       peer.state = State::ready;
@@ -173,12 +114,12 @@ void try_release_warp(int first, int last) {
 
 // Runs a warp until none of its lanes can go on.
 void run_warp(int warp) {
-  const int first = warp * kWarp, last = std::min(first + kWarp, machine.threads);
+  const int first = warp * kWarp, last = std::min(first + kWarp, machine.count);
   std::vector<int> ready;
   do {
     ready.clear();
     for (int index = first; index < last; ++index) {
-      if (machine.fibers[index].state == State::ready) ready.push_back(index);
+      if (machine.threads[index].state == State::ready) ready.push_back(index);
     }
     std::shuffle(ready.begin(), ready.end(), machine.random);
     for (int index : ready) {
@@ -192,36 +133,36 @@ void run_warp(int warp) {
 
 void release_block() {
   int waiting = -1, count = 0, all = 1, any = 0;
-  for (int index = 0; index < machine.threads; ++index) {
-    const Fiber& fiber = machine.fibers[index];
-    if (fiber.state == State::done) continue;
-    if (fiber.state == State::warp_wait) {
+  for (int index = 0; index < machine.count; ++index) {
+    const Thread& own = machine.threads[index];
+    if (own.state == State::done) continue;
+    if (own.state == State::warp_wait) {
       machine.error = "deadlock: " + place(index) + " waits for lanes of its warp that wait elsewhere";
       return;
     }
     if (waiting < 0) waiting = index;
-    const Fiber& leader = machine.fibers[waiting];
-    if (fiber.line != leader.line || std::strcmp(fiber.file, leader.file) != 0) {
+    const Thread& leader = machine.threads[waiting];
+    if (own.line != leader.line || std::strcmp(own.file, leader.file) != 0) {
       machine.error = "threads of a block wait at different barriers: " + place(waiting) + ", " + place(index);
       return;
     }
-    count += fiber.predicate != 0;
-    all &= fiber.predicate != 0;
-    any |= fiber.predicate != 0;
+    count += own.predicate != 0;
+    all &= own.predicate != 0;
+    any |= own.predicate != 0;
   }
-  for (int index = 0; index < machine.threads; ++index) {
-    Fiber& fiber = machine.fibers[index];
-    if (fiber.state != State::block_wait) continue;
-    fiber.result = fiber.vote == Vote::count ? count : fiber.vote == Vote::all ? all : any;
-    fiber.state = State::ready;
+  for (int index = 0; index < machine.count; ++index) {
+    Thread& own = machine.threads[index];
+    if (own.state != State::block_wait) continue;
+    own.result = own.vote == Vote::count ? count : own.vote == Vote::all ? all : any;
+    own.state = State::ready;
   }
 }
 
 void run_block() {
-  const int warps = (machine.threads + kWarp - 1) / kWarp;
-  for (int index = 0; index < machine.threads; ++index) {
-    machine.fibers[index].state = State::ready;
-    machine.fibers[index].started = false;
+  const int warps = (machine.count + kWarp - 1) / kWarp;
+  for (int index = 0; index < machine.count; ++index) {
+    machine.threads[index].state = State::ready;
+    machine.threads[index].fiber.reset();
   }
   std::vector<int> order(warps);
   for (int warp = 0; warp < warps; ++warp) order[warp] = warp;
@@ -231,8 +172,8 @@ void run_block() {
       run_warp(warp);
       if (!machine.error.empty()) return;
     }
-    const auto done = [](const Fiber& fiber) { return fiber.state == State::done; };
-    if (std::all_of(machine.fibers.begin(), machine.fibers.begin() + machine.threads, done)) return;
+    const auto done = [](const Thread& own) { return own.state == State::done; };
+    if (std::all_of(machine.threads.begin(), machine.threads.begin() + machine.count, done)) return;
     release_block();
   }
 }
@@ -280,11 +221,11 @@ int lane() { return machine.current % kWarp; }
 
 void run_grid(const char* what, dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()>& thread) {
   const int64_t blocks = static_cast<int64_t>(grid.x) * grid.y * grid.z;
-  machine.threads = static_cast<int>(block.x * block.y * block.z);
-  if (machine.threads < 1 || machine.threads > 1024) throw std::runtime_error("cuda_emulation: bad number of threads");
+  machine.count = static_cast<int>(block.x * block.y * block.z);
+  if (machine.count < 1 || machine.count > 1024) throw std::runtime_error("cuda_emulation: bad number of threads");
   if (shared_bytes > std::max<size_t>(machine.limit, 48 * 1024))
     throw std::runtime_error("cuda_emulation: too much shared memory for the device");
-  if (machine.fibers.size() < static_cast<size_t>(machine.threads)) machine.fibers.resize(machine.threads);
+  if (machine.threads.size() < static_cast<size_t>(machine.count)) machine.threads.resize(machine.count);
   machine.thread = &thread;
   machine.error.clear();
   machine.launches += 1;
@@ -310,27 +251,27 @@ void run_grid(const char* what, dim3 grid, dim3 block, size_t shared_bytes, cons
 }
 
 int block_barrier(Vote vote, int predicate, const char* file, int line) {
-  Fiber& fiber = machine.fibers[machine.current];
-  fiber.vote = vote;
-  fiber.predicate = predicate;
-  fiber.file = file;
-  fiber.line = line;
-  fiber.state = State::block_wait;
-  leave_fiber();
-  return machine.fibers[machine.current].result;
+  Thread& own = machine.threads[machine.current];
+  own.vote = vote;
+  own.predicate = predicate;
+  own.file = file;
+  own.line = line;
+  own.state = State::block_wait;
+  Fiber::leave();
+  return machine.threads[machine.current].result;
 }
 
 void warp_barrier(unsigned mask, const void* value, size_t bytes, char* values, const char* file, int line) {
-  Fiber& fiber = machine.fibers[machine.current];
-  fiber.file = file;
-  fiber.line = line;
+  Thread& own = machine.threads[machine.current];
+  own.file = file;
+  own.line = line;
   if (!(mask >> lane() & 1))
     fail("the mask of a warp operation lacks its own lane: %s", place(machine.current).c_str());
-  fiber.mask = mask;
-  if (bytes > 0) std::memcpy(fiber.value, value, bytes);
-  fiber.values = values;
-  fiber.state = State::warp_wait;
-  leave_fiber();
+  own.mask = mask;
+  if (bytes > 0) std::memcpy(own.value, value, bytes);
+  own.values = values;
+  own.state = State::warp_wait;
+  Fiber::leave();
 }
 
 void fail(const char* format, ...) {
@@ -340,7 +281,7 @@ void fail(const char* format, ...) {
   std::vsnprintf(message, sizeof message, format, arguments);
   va_end(arguments);
   machine.error = message;
-  leave_fiber();
+  Fiber::leave();
   std::abort();  // a failed launch is never resumed
 }
 
@@ -348,6 +289,8 @@ void fail(const char* format, ...) {
 
 extern "C" {
 void emulation_seed(uint64_t seed) { cuda_emulation::set_seed(seed); }
-void emulation_shared_memory_limit(int64_t bytes) { cuda_emulation::set_shared_memory_limit(static_cast<size_t>(bytes)); }
+void emulation_shared_memory_limit(int64_t bytes) {
+  cuda_emulation::set_shared_memory_limit(static_cast<size_t>(bytes));
+}
 int64_t emulation_launches() { return cuda_emulation::take_launch_count(); }
 }

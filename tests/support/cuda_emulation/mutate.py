@@ -72,11 +72,8 @@ def mutations_of_line(line: str) -> list[tuple[str, str]]:
         if not head.endswith(("(", " ")):
             head += " "
         loop = "for (" in head or "while (" in head
-        if loop and (
-            re.fullmatch(r"k?[A-Z]\w*|\d+|kTile\w+", right) and left != "depth" and not left.startswith("other")
-        ):
-            if not right.isdigit() or not left.startswith(("before", "other")):
-                continue  # a loop over a constant number of items checks no bound
+        if loop and match.group(1)[0] == "<" and re.fullmatch(r"[A-Z]+|k[A-Z]\w*|\d+", right):
+            continue  # a loop over a constant number of items checks no bound
         if loop and "&&" not in head.split(";")[-1] + tail.split(";")[0]:
             shift = "- 1" if match.group(1) in ("<", "<=") else "+ 1"
             found.append(("loop one too far", f"{head}{left} {shift} {match.group(1)} {right}{tail}"))
@@ -89,9 +86,9 @@ def mutations_of_line(line: str) -> list[tuple[str, str]]:
     return found
 
 
-def mutants(op: str) -> list[Mutant]:
+def mutants(op: str, csrc: Path) -> list[Mutant]:
     found = []
-    for path in sorted((ROOT / "csrc" / op).glob("cuda*")):
+    for path in sorted((csrc / op).glob("cuda*")):
         if "__device__" not in path.read_text():
             continue  # the host side
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -117,11 +114,11 @@ def survives(library: Path, op: str, seeds: list[int], environment: dict[str, st
     )
 
 
-def judge(op: str, mutant: Mutant) -> str | None:
+def judge(op: str, mutant: Mutant, original: Path) -> str | None:
     """What killed the mutant; None when it lives."""
     with tempfile.TemporaryDirectory() as folder:
         csrc = Path(folder) / "csrc"
-        shutil.copytree(ROOT / "csrc", csrc)
+        shutil.copytree(original, csrc)
         path = csrc / op / mutant.file
         lines = path.read_text().splitlines()
         lines[mutant.line - 1] = mutant.after
@@ -170,17 +167,24 @@ def main() -> int:
     parser.add_argument("--only", default="", help="mutate only lines that contain this text; writes no file")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     options = parser.parse_args()
-    chosen = [mutant for mutant in mutants(options.op) if options.only in mutant.before]
-    if options.list:
-        print(*(f"{m.file}:{m.line} [{m.kind}] {m.key}" for m in chosen), sep="\n")
-        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        original = Path(folder) / "csrc"
+        shutil.copytree(ROOT / "csrc", original)
+        chosen = [mutant for mutant in mutants(options.op, original) if options.only in mutant.before]
+        if options.list:
+            print(*(f"{m.file}:{m.line} [{m.kind}] {m.key}" for m in chosen), sep="\n")
+            return 0
+        return judge_all(options, chosen, original)
+
+
+def judge_all(options: argparse.Namespace, chosen: list[Mutant], original: Path) -> int:
     start = time.time()
     if (verdict := survives(build(options.op), options.op, [0, 1, 2], None)) is not None:
         print(f"the original itself fails: {verdict}")
         return 2
     verdicts: dict[Mutant, str | None] = {}
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(judge, options.op, mutant): mutant for mutant in chosen}
+        jobs = {pool.submit(judge, options.op, mutant, original): mutant for mutant in chosen}
         for job in concurrent.futures.as_completed(jobs):
             mutant, verdict = jobs[job], job.result()
             verdicts[mutant] = verdict

@@ -1,27 +1,13 @@
 // A C interface to csrc/sliced_ot/cuda.cu on the emulated machine, for ctypes.
-#include <cstdio>
-#include <exception>
 #include <vector>
 
-#include "cuda_emulation.h"
+#include "guarded.h"
 #include "sliced_ot/kernels.h"
 
 namespace {
 
 using namespace cgm::sliced_ot;
-
-char message[1024];
-
-template <typename Call>
-const char* guarded(const Call& call) {
-  try {
-    call();
-  } catch (const std::exception& error) {
-    std::snprintf(message, sizeof message, "%s", error.what());
-    return message;
-  }
-  return nullptr;
-}
+using cuda_emulation::guarded;
 
 template <typename scalar_t>
 void run_rows(const TransportRows<scalar_t>& problem) {

@@ -76,12 +76,12 @@ class BlockRadixSort {
     if (threadIdx.x == 0) {
       order = emulated::stable_order(storage_.keys, kPoints, begin, end);
       std::vector<Key> sorted(kPoints);
-      for (size_t rank = 0; rank < kPoints; ++rank) sorted[rank] = storage_.keys[order[rank]];
+      for (size_t rank = 0; rank < kPoints; ++rank) sorted[place(rank)] = storage_.keys[order[rank]];
       std::copy(sorted.begin(), sorted.end(), storage_.keys);
     }
     __syncthreads();
     const auto rank = [&](int item) { return striped ? item * THREADS + threadIdx.x : threadIdx.x * ITEMS + item; };
-    for (int item = 0; item < ITEMS; ++item) keys[item] = storage_.keys[rank(item)];
+    for (int item = 0; item < ITEMS; ++item) keys[item] = storage_.keys[place(rank(item))];
     if (values == nullptr) return;
     uint32_t from[ITEMS];
     for (int item = 0; item < ITEMS; ++item) from[item] = order[rank(item)];
@@ -90,6 +90,9 @@ class BlockRadixSort {
     __syncthreads();
     for (int item = 0; item < ITEMS; ++item) values[item] = storage_.values[from[item]];
   }
+
+  // Results lie where another warp wrote its input, so that reuse without a barrier shows even where ranks do not move.
+  static size_t place(size_t rank) { return (rank + 32 * ITEMS) % kPoints; }
 
   TempStorage& storage_;
 };
@@ -153,24 +156,30 @@ class BlockScan {
   void InclusiveSum(T own, T& sum) {
     storage_.items[threadIdx.x] = own;
     __syncthreads();
-    if (threadIdx.x == 0) std::partial_sum(storage_.items, storage_.items + THREADS, storage_.items);
+    if (threadIdx.x == 0) {
+      T sums[THREADS];
+      std::partial_sum(storage_.items, storage_.items + THREADS, sums);
+      for (int thread = 0; thread < THREADS; ++thread) storage_.items[place(thread)] = sums[thread];
+    }
     __syncthreads();
-    sum = storage_.items[threadIdx.x];
+    sum = storage_.items[place(threadIdx.x)];
   }
   void InclusiveSum(T own, T& sum, T& total) {
     InclusiveSum(own, sum);
-    total = storage_.items[THREADS - 1];
+    total = storage_.items[place(THREADS - 1)];
   }
   void ExclusiveSum(T own, T& sum) {
     InclusiveSum(own, sum);
-    sum = threadIdx.x == 0 ? T(0) : storage_.items[threadIdx.x - 1];
+    sum = threadIdx.x == 0 ? T(0) : storage_.items[place(threadIdx.x - 1)];
   }
   void ExclusiveSum(T own, T& sum, T& total) {
     ExclusiveSum(own, sum);
-    total = storage_.items[THREADS - 1];
+    total = storage_.items[place(THREADS - 1)];
   }
 
  private:
+  // Where another warp wrote its input.
+  static int place(int thread) { return (thread + 32) % THREADS; }
   TempStorage& storage_;
 };
 
