@@ -1,0 +1,56 @@
+"""The models by name, known without importing torch, so that the command line starts fast."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from .model import GenerativeModel
+
+
+class Entry(NamedTuple):
+    """Where a model lives and what it is, in one line."""
+
+    module: str
+    summary: str
+
+
+_SHIPPED = {
+    "SlicedWassersteinFlow": Entry(
+        "cgm_models.transport", "particles carried to the data along random directions, by learned quantiles"
+    ),
+}
+_registered: dict[str, type[GenerativeModel]] = {}
+
+
+def register(model: type[GenerativeModel]) -> None:
+    """Make ``model`` known under its class name; a later class of that name takes its place."""
+    _registered[model.__name__] = model
+
+
+def summaries() -> dict[str, str]:
+    """One line about every known model, by name."""
+    own = {name: (model.__doc__ or "").strip().partition("\n")[0] for name, model in _registered.items()}
+    return dict(sorted({**own, **{name: entry.summary for name, entry in _SHIPPED.items()}}.items()))
+
+
+def names() -> list[str]:
+    """The names that ``find`` knows."""
+    return sorted({*_SHIPPED, *_registered})
+
+
+def find(name: str) -> type[GenerativeModel]:
+    """The model class called ``name``.
+
+    Raises:
+        ValueError: if there is none, with the names there are.
+    """
+    if name in _registered:
+        return _registered[name]
+    if name in _SHIPPED:
+        return getattr(importlib.import_module(_SHIPPED[name].module), name)
+    near = difflib.get_close_matches(name.lower(), [known.lower() for known in names()], n=1, cutoff=0.5)
+    guess = next((f" Did you mean {known!r}?" for known in names() if near and known.lower() == near[0]), "")
+    raise ValueError(f"unknown model {name!r}.{guess} Known: {', '.join(names())}.")

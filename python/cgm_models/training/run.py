@@ -1,0 +1,114 @@
+"""The run directory: all that one training leaves behind.
+
+::
+
+    runs/swf/
+      config.yaml           what was asked for: `cgm fit --config config.yaml --out elsewhere` repeats it
+      model/config.json     the model's class and constructor arguments, for people
+      model/weights.safetensors   its tensors, and the same description
+      log.jsonl             one JSON object a line: what was measured while fitting, appended as it happens
+      run.json              when, how long, versions, data, whether the fit was interrupted
+      metrics.json          what `cgm evaluate` measured
+      samples/              pictures and arrays written for this run
+
+Every file but the log is written whole or not at all. A directory that holds anything is never written to unless told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from .files import write_atomic
+
+_OWN = ("config.yaml", "model", "log.jsonl", "run.json", "metrics.json", "samples")
+
+
+class RunDirectory:
+    """The paths in a run directory, and the way to start, write and read one."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunDirectory:
+        """A fresh run directory; one that holds something is refused, or with ``overwrite`` its run is deleted."""
+        run = cls(path)
+        if run.path.exists() and not run.path.is_dir():
+            raise FileExistsError(f"{run.path} is a file, not a directory")
+        if run.path.is_dir() and any(run.path.iterdir()):
+            foreign = sorted(p.name for p in run.path.iterdir() if p.name not in _OWN and not p.name.startswith("."))
+            if not overwrite:
+                raise FileExistsError(f"{run.path} is not empty: choose another directory, or pass --overwrite")
+            if foreign:
+                raise FileExistsError(f"{run.path} holds more than a run ({', '.join(foreign[:5])}): not overwritten")
+            run._clear()
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """An existing run directory."""
+        run = cls(path)
+        if not run.path.is_dir():
+            raise FileNotFoundError(f"there is no run directory {run.path}")
+        if not run.model_path.is_dir():
+            raise FileNotFoundError(f"{run.path} is not a run directory: it has no model/ in it")
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def model_path(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def log_path(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def info_path(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.json"
+
+    @property
+    def samples_path(self) -> Path:
+        return self.path / "samples"
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to the log."""
+        with self.log_path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """The lines of the log; a last line cut short by a crash is left out."""
+        text = self.log_path.read_text() if self.log_path.is_file() else ""
+        return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+    def write_json(self, path: Path, content: dict[str, Any]) -> None:
+        write_atomic(path, json.dumps(content, indent=2) + "\n")
+
+    def read_json(self, path: Path) -> dict[str, Any]:
+        """The JSON object in ``path``, empty if there is no such file."""
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} does not hold valid JSON: {error}") from error
+
+    def _clear(self) -> None:
+        for name in _OWN:
+            entry = self.path / name
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink(missing_ok=True)

@@ -1,0 +1,66 @@
+"""Directions for one step: uniform on the sphere, or confined to the patches of an image."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import Generator, Tensor
+
+from cgm_kernels import random_projections
+
+
+def patch_projections(
+    image_shape: tuple[int, int, int], patch: int, n_projections: int, *, generator: Generator, dtype: torch.dtype
+) -> Tensor:
+    """Orthonormal columns, each supported on one tile of the image: (c·h·w, n_projections), at most c·h·w of them.
+
+    The image is cut into tiles of ``patch × patch`` pixels with a random offset (smaller ones at the border), every
+    tile gets a random orthonormal basis, and tiles are taken in random order. Neighbouring pixels depend on each other
+    the most, and that is invisible along a direction that mixes all pixels. The idea of locally connected projections:
+    Du et al. 2023, "Nonparametric Generative Modeling with Conditional Sliced-Wasserstein Flows".
+    """
+    channels, height, width = image_shape
+    pixels = torch.arange(channels * height * width).view(channels, height, width)
+    tiles = [
+        pixels[:, top:bottom, left:right].flatten()
+        for top, bottom in _cuts(height, patch, generator)
+        for left, right in _cuts(width, patch, generator)
+    ]
+    columns = torch.zeros(pixels.numel(), n_projections, dtype=dtype)
+    filled = 0
+    for index in torch.randperm(len(tiles), generator=generator).tolist():
+        tile = tiles[index]
+        take = min(len(tile), n_projections - filled)
+        basis = random_projections(len(tile), len(tile), orthogonal=True, generator=generator, dtype=dtype)
+        columns[tile, filled : filled + take] = basis[:, :take]
+        filled += take
+        if filled == n_projections:
+            break
+    return columns
+
+
+def _cuts(length: int, patch: int, generator: Generator) -> list[tuple[int, int]]:
+    offset = int(torch.randint(patch, (), generator=generator))
+    edges = sorted({0, length, *range(offset, length, patch)})
+    return list(itertools.pairwise(edges))
+
+
+def default_patch_sizes(event_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Half the shorter side of an image, half of that, down to single pixels; none for other events."""
+    if len(event_shape) != 3:
+        return ()
+    sizes = []
+    size = min(event_shape[1:]) // 2
+    while size >= 1:
+        sizes.append(size)
+        size //= 2
+    return tuple(sizes)
+
+
+def patch_schedule(n_steps: int, patch_sizes: tuple[int, ...], global_fraction: float) -> list[int]:
+    """The patch size of every step, 0 for the whole event: these first, then the sizes in turn, the last one last."""
+    n_global = round(n_steps * global_fraction) if patch_sizes else n_steps
+    n_local = n_steps - n_global
+    cycle = len(patch_sizes)
+    return [0] * n_global + [patch_sizes[(k - n_local) % cycle] for k in range(n_local)]
