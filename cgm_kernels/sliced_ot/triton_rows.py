@@ -1,9 +1,9 @@
 """Chunks of one-dimensional problems on the Triton kernels, in a workspace of bounded size.
 
-Row r is item r // L on direction r % L. A row of up to ``REGISTER_LIMIT`` points is projected and sorted inside a kernel;
-beyond it (and where a float64 order is needed, which does not fit in one integer with its index) by a batched matrix
-product and ``torch.sort``. Equal sizes with uniform weights then pair by rank; all else goes through the overlaps of the
-cumulative weights.
+Row r is item r // L on direction r % L. A row of up to ``REGISTER_LIMIT`` points is projected and sorted inside a
+kernel; beyond it (and where a float64 order is needed, which does not fit in one integer with its index) by a batched
+matrix product and ``torch.sort``. Equal sizes with uniform weights then pair by rank; all else goes through the
+overlaps of the cumulative weights.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Problem:
 def solve(
     problem: Problem, chunk: slice, costs: Tensor, x_coefficients: Tensor | None, y_coefficients: Tensor | None
 ) -> tuple[SortedRows, SortedRows] | None:
-    """Write the cost of each row of the chunk and the derivatives by its points; all are contiguous, (rows,) or (rows, n).
+    """Write the cost of each row of the chunk, (rows,), and its derivatives by the points, (rows, n); all contiguous.
 
     Returns the sorted rows, unless they never existed outside a kernel.
     """
@@ -127,7 +127,7 @@ def _row_blocks(size: int, d: int) -> dict[str, int]:
     block = max(16, _power_of_two(size))
     warps = min(max(1, block // 256), 16)
     block_d = min(_power_of_two(d), min(max(8, 2048 * warps // block), 64))
-    return {"BLOCK": block, "BLOCK_D": block_d, "num_warps": warps}
+    return {"STAGES": block.bit_length() - 1, "BLOCK": block, "BLOCK_D": block_d, "num_warps": warps}
 
 
 def _power_arguments(p: float) -> tuple[int, int]:
@@ -238,11 +238,9 @@ def _solve_transport(
     blocks = -(-n // block)
     partial = None if costs is None else costs.new_empty(rows, blocks)
     p_bits, power = _power_arguments(p)
-    unused = own.values
+    pointers = (own.order, own.cumulative, other.cumulative, own.poison, other.poison, coefficients, partial)
     kernels.transport_rows_kernel[(rows * blocks,)](
-        own.values, other.values, unused if own.order is None else own.order,
-        unused if own.cumulative is None else own.cumulative, unused if other.cumulative is None else other.cumulative,
-        own.poison, other.poison, unused if coefficients is None else coefficients, unused if partial is None else partial,
+        own.values, other.values, *(own.values if pointer is None else pointer for pointer in pointers),
         n, m, blocks, p_bits, POWER=power, X_WEIGHTED=own.cumulative is not None,
         Y_WEIGHTED=other.cumulative is not None, KEEP=coefficients is not None, COST=costs is not None,
         STEPS=_power_of_two(m).bit_length(), BLOCK=block, BLOCK_M=block_m,
