@@ -101,7 +101,7 @@ __device__ RowCloud<scalar_t> row_cloud(const TransportRows<scalar_t>& problem, 
 }
 
 // Sorts one cloud into `sorted` (and `order`). False, for all threads, when a point is not finite; nothing is sorted
-// then. `sorted` may overlap the sort storage.
+// then. `sorted` may overlap the sort storage. On return `order` is complete, `sorted` only after the next barrier.
 template <typename Row, int THREADS, int ITEMS, bool WITH_ORDER, typename scalar_t>
 __device__ __forceinline__ bool sort_cloud(const RowCloud<scalar_t>& cloud, bool with_order, KeyOf<scalar_t>* sorted,
                                            typename Row::Order* order) {
@@ -182,7 +182,7 @@ template <typename Row, int THREADS, typename scalar_t>
 __device__ double merge_block(const Coupling<scalar_t, typename Row::Order>& coupling) {
   const int64_t boundaries = static_cast<int64_t>(coupling.x.count) + coupling.y.count;
   const int64_t piece = (boundaries + THREADS - 1) / THREADS;
-  const int64_t from = threadIdx.x * piece < boundaries ? threadIdx.x * piece : boundaries;
+  const int64_t from = threadIdx.x * piece;
   const int64_t to = from + piece < boundaries ? from + piece : boundaries;
   Remainder x_left, y_left;
   const double cost = walk(coupling, from, to, x_left, y_left);
@@ -230,7 +230,6 @@ __global__ void __launch_bounds__(THREADS)
     const bool with_order = WITH_ORDER && (weighted || cloud.coefficients != nullptr);
     good = sort_cloud<Row, THREADS, ITEMS, WITH_ORDER>(cloud, with_order, keys, order);
     if (weighted && good) {
-      __syncthreads();  // the order is complete
       good = accumulate_weights<Row, THREADS, ITEMS>(cloud.weights, cloud.count, order, masses + side * Row::points);
     }
   }

@@ -125,9 +125,8 @@ __global__ void __launch_bounds__(kTileThreads) merge_tiles_kernel(LargeProblem<
   const int64_t row = blockIdx.x / problem.tiles, tile = blockIdx.x % problem.tiles;
   const auto coupling = problem.coupling(row);
   const int64_t boundaries = static_cast<int64_t>(coupling.x.count) + coupling.y.count;
-  const int64_t begin = tile * kTilePoints + threadIdx.x * kTileItems;
-  const int64_t from = begin < boundaries ? begin : boundaries;
-  const int64_t to = begin + kTileItems < boundaries ? begin + kTileItems : boundaries;
+  const int64_t from = tile * kTilePoints + threadIdx.x * kTileItems;
+  const int64_t to = from + kTileItems < boundaries ? from + kTileItems : boundaries;
   Remainder x_left, y_left;
   const double cost = tile_cost(walk(coupling, from, to, x_left, y_left));
   if (threadIdx.x == 0) problem.partial_costs[blockIdx.x] = cost;

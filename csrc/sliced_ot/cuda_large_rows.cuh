@@ -4,6 +4,7 @@
 #include <cub/device/device_segmented_radix_sort.cuh>
 
 #include "common/cuda_launch.h"
+#include "common/workspace.h"
 #include "sliced_ot/cuda_cumulate.cuh"
 #include "sliced_ot/cuda_large.cuh"
 #include "sliced_ot/kernels.h"
@@ -24,23 +25,6 @@ template <typename scalar_t>
 int64_t longer_row(const TransportRows<scalar_t>& problem) {
   return problem.n > problem.m ? problem.n : problem.m;
 }
-
-// Hands out pieces of the workspace; with a null base it only adds them up.
-class Workspace {
- public:
-  explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
-  template <typename T>
-  T* take(int64_t count) {
-    const size_t offset = used_;
-    used_ += (static_cast<size_t>(count) * sizeof(T) + 255) / 256 * 256;
-    return base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + offset);
-  }
-  size_t used() const { return used_; }
-
- private:
-  char* base_;
-  size_t used_ = 0;
-};
 
 template <typename scalar_t>
 struct CloudBuffers {

@@ -123,7 +123,6 @@ __device__ double walk(const Coupling<scalar_t, index_t>& coupling, int64_t from
   int i = coupling.x_before(from), j = static_cast<int>(from - i);
   const Mass x_begin = i > 0 ? x.mass(i - 1) : 0, y_begin = j > 0 ? y.mass(j - 1) : 0;
   Mass at = x_begin > y_begin ? x_begin : y_begin;
-  at = at < limit ? at : limit;
   double cost = 0;
   for (int64_t boundary = from; boundary < to; ++boundary) {
     const bool x_ends = j == y.count || (i < x.count && x.mass(i) <= y.mass(j));

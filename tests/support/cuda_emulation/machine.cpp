@@ -216,6 +216,11 @@ void set_seed(uint64_t seed) { machine.random.seed(seed); }
 void set_shared_memory_limit(size_t bytes) { machine.limit = bytes; }
 size_t shared_memory_limit() { return machine.limit; }
 int64_t take_launch_count() { return std::exchange(machine.launches, 0); }
+void isolate([[maybe_unused]] char* begin, [[maybe_unused]] size_t used, [[maybe_unused]] size_t reserved) {
+#if CGM_ASAN
+  ASAN_POISON_MEMORY_REGION(begin + used, reserved - used);
+#endif
+}
 char* dynamic_shared_memory() { return machine.shared; }
 int lane() { return machine.current % kWarp; }
 

@@ -68,7 +68,9 @@ def mutations_of_line(line: str) -> list[tuple[str, str]]:
     for match in COMPARISON.finditer(code):
         begin, end = operand(code, match.start() - 1, -1) + 1, operand(code, match.end(), 1)
         left, right = code[begin : match.start()].strip(), code[match.end() : end].strip()
-        head, tail = code[:begin], code[end:]
+        head, tail = code[:begin], code[end:].rstrip()
+        if tail[:1] in "&|?":
+            tail = f" {tail}"
         if not head.endswith(("(", " ")):
             head += " "
         loop = "for (" in head or "while (" in head
@@ -109,9 +111,8 @@ def survives(library: Path, op: str, seeds: list[int], environment: dict[str, st
     if result.returncode == 0:
         return None
     sanitizer = re.search(r"(AddressSanitizer: \S+|runtime error: .{0,60})", result.stderr)
-    return (
-        sanitizer.group(1) if sanitizer else (result.stdout.strip() or result.stderr.strip())[-200:].replace("\n", " ")
-    )
+    reason = sanitizer.group(1) if sanitizer else (result.stderr.strip().splitlines() or ["crash"])[-1]
+    return f"{reason} ({(result.stdout.strip().splitlines() or ['no case'])[-1]})"
 
 
 def judge(op: str, mutant: Mutant, original: Path) -> str | None:

@@ -49,7 +49,7 @@ class Case:
     p: float = 2.0
     groups: int = 0  # of weights; 0: uniform
     wanted: tuple[str, ...] = BOTH
-    points: str = "normal"  # "ties", "zeros", "not finite", "skewed" (weights)
+    points: str = "normal"  # "ties", "zeros", "not finite", "skewed", "far" or "bad weights"
     device: int = LARGE_DEVICE
     d: int = 0  # > 0: clouds of this dimension, projected in the kernel; `rows` are directions of 2 items
     alias: bool = False
@@ -69,6 +69,8 @@ def draw_points(generator, case: Case, rows: int, n: int) -> np.ndarray:
         points = np.round(points)
     elif case.points == "zeros":
         points = np.where(points > 0, 0.0, -0.0)
+    elif case.points == "far":
+        points[:, ::3] = 1e200  # of no weight, at an infinite cost
     padded = np.full((rows, n + case.padding), 1e30, case.dtype)
     padded[:, :n] = points
     if case.points == "not finite":
@@ -86,9 +88,16 @@ def draw_weights(generator, case: Case, n: int) -> np.ndarray:
         # Nearly all mass in one atom, which so spans many threads and tiles; a third of the atoms weigh nothing.
         weights = weights * (generator.random((case.groups, n)) > 0.3) * 1e-3
         weights[np.arange(case.groups), generator.integers(n, size=case.groups)] += n
+    if case.points == "far":
+        weights[:, ::3] = 0
     if case.points == "not finite":
         weights[0, n // 3] = np.nan
-    return weights / weights.sum(1, keepdims=True)
+    weights = weights / weights.sum(1, keepdims=True)
+    if case.points == "bad weights":
+        # Not normalised, as no caller should: one negative, one too large.
+        weights[0, n // 2] = -0.25
+        weights[1, n // 3] = 2.5
+    return weights
 
 
 def guarded(shape: tuple[int, ...], dtype) -> tuple[np.ndarray, np.ndarray]:
@@ -116,6 +125,7 @@ def reference_row(x, y, p, a=None, b=None):
     if a is None:
         sorted_a, sorted_b = np.full(len(x), len(y)), np.full(len(y), len(x))
     else:
+        order_x, order_y = order_x[a[order_x] > 0], order_y[b[order_y] > 0]
         sorted_a, sorted_b = a[order_x], b[order_y]
     i, j, mass = coupling(sorted_a, sorted_b)
     i, j = order_x[i], order_y[j]
@@ -192,7 +202,8 @@ def run(machine: Machine, case: Case, seed: int) -> None:
 
 
 def compare_row(case: Case, out, x, y, a, b) -> None:
-    if not all(np.isfinite(values).all() for values in (x, y, a, b) if values is not None):
+    good = all(np.isfinite(values).all() for values in (x, y, a, b) if values is not None)
+    if not (good and (a is None or (a.min() >= 0 and a.max() <= 2))):
         for output, values in out.items():
             assert np.isnan(values).all(), f"{output} of a row that is not finite is not NaN"
         return
@@ -202,12 +213,10 @@ def compare_row(case: Case, out, x, y, a, b) -> None:
     np.testing.assert_allclose(out["cost"][0], cost, rtol=exact, atol=1e-12, err_msg="cost")
     for output, expected in (("x_coefficients", by_x), ("y_coefficients", by_y)):
         if output in out:
-            # A weight is rounded to 2^-62, and the reference's cumulative ones to 2^-53 of one.
-            floor = (
-                1e-13 * np.abs(expected).max()
-                if a is None
-                else 1e-13 * case.p * np.ptp(np.append(x, y)) ** (case.p - 1)
-            )
+            floor = 1e-13 * np.abs(expected).max()
+            if a is not None:  # the reference's cumulative weights are rounded to 2^-53 of one
+                span = np.ptp(np.concatenate([x[a > 0], y[b > 0]]))
+                floor = 1e-13 * case.p * span ** (case.p - 1)
             np.testing.assert_allclose(out[output], expected, rtol=tolerance, atol=floor + 1e-300, err_msg=output)
     if "x_weight_coefficients" in out and "y_weight_coefficients" in out:
         f, g = (out[f"{cloud}_weight_coefficients"].astype(float) for cloud in "xy")
@@ -250,6 +259,10 @@ def cases() -> list[Case]:
         Case(80, 80, d=3, points="not finite"),
     ]
     found += [Case(50, 60, rows=3, d=7, groups=2), Case(90, 90, d=784, wanted=())]
+    for device in (LARGE_DEVICE, NO_BLOCKS):
+        found += [Case(20, 30, rows=3, groups=3, points="bad weights", device=device)]
+        found += [Case(500, 400, rows=6, groups=6, points="far", dtype=f64, device=device)]
+    found += [Case(n, m, rows=4, groups=4, points="skewed", dtype=f64, wanted=ALL) for n, m in ((40, 30), (9, 60))]
 
     large = [(1, 1), (3, 2), (300, 300), (2048, 2048), (2049, 2049), (1, 5000), (5000, 1), (3000, 2500), (4500, 4500)]
     found += [Case(n, m, device=NO_BLOCKS) for n, m in large]

@@ -12,7 +12,7 @@ using cuda_emulation::guarded;
 template <typename scalar_t>
 void run_rows(const TransportRows<scalar_t>& problem) {
   const size_t bytes = transport_rows_cuda_workspace(problem);
-  std::vector<char> workspace(bytes, static_cast<char>(0xA5));
+  std::vector<char> workspace(bytes, static_cast<char>(0xFF));  // NaN wherever it is read unwritten
   transport_rows_cuda(problem, bytes > 0 ? workspace.data() : nullptr, nullptr);
 }
 

@@ -39,6 +39,9 @@ void run_grid(const char* what, dim3 grid, dim3 block, size_t shared_bytes, cons
 
 char* dynamic_shared_memory();
 
+// Forbids the bytes between `used` and `reserved` to the address sanitizer.
+void isolate(char* begin, size_t used, size_t reserved);
+
 enum class Vote { none, count, all, any };
 
 // Waits for every thread of the block that has not exited. Returns the vote over their predicates.

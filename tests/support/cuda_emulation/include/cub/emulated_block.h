@@ -71,28 +71,28 @@ class BlockRadixSort {
   void sort(Key* keys, Value* values, int begin, int end, bool striped) {
     // Outside shared memory: written between two barriers, read before the next sort's first one.
     static std::vector<uint32_t> order;
-    for (int item = 0; item < ITEMS; ++item) storage_.keys[threadIdx.x * ITEMS + item] = keys[item];
+    for (int item = 0; item < ITEMS; ++item) storage_.keys[place(threadIdx.x * ITEMS + item)] = keys[item];
     __syncthreads();
     if (threadIdx.x == 0) {
-      order = emulated::stable_order(storage_.keys, kPoints, begin, end);
-      std::vector<Key> sorted(kPoints);
-      for (size_t rank = 0; rank < kPoints; ++rank) sorted[place(rank)] = storage_.keys[order[rank]];
-      std::copy(sorted.begin(), sorted.end(), storage_.keys);
+      std::vector<Key> unsorted(kPoints);
+      for (size_t index = 0; index < kPoints; ++index) unsorted[index] = storage_.keys[place(index)];
+      order = emulated::stable_order(unsorted.data(), kPoints, begin, end);
+      for (size_t rank = 0; rank < kPoints; ++rank) storage_.keys[rank] = unsorted[order[rank]];
     }
     __syncthreads();
     const auto rank = [&](int item) { return striped ? item * THREADS + threadIdx.x : threadIdx.x * ITEMS + item; };
-    for (int item = 0; item < ITEMS; ++item) keys[item] = storage_.keys[place(rank(item))];
+    for (int item = 0; item < ITEMS; ++item) keys[item] = storage_.keys[rank(item)];
     if (values == nullptr) return;
     uint32_t from[ITEMS];
     for (int item = 0; item < ITEMS; ++item) from[item] = order[rank(item)];
     __syncthreads();
-    for (int item = 0; item < ITEMS; ++item) storage_.values[threadIdx.x * ITEMS + item] = values[item];
+    for (int item = 0; item < ITEMS; ++item) storage_.values[place(threadIdx.x * ITEMS + item)] = values[item];
     __syncthreads();
-    for (int item = 0; item < ITEMS; ++item) values[item] = storage_.values[from[item]];
+    for (int item = 0; item < ITEMS; ++item) values[item] = storage_.values[place(from[item])];
   }
 
-  // Results lie where another warp wrote its input, so that reuse without a barrier shows even where ranks do not move.
-  static size_t place(size_t rank) { return (rank + 32 * ITEMS) % kPoints; }
+  // Inputs are written where other threads still read what an earlier primitive left: reuse without a barrier shows.
+  static size_t place(size_t index) { return (index + THREADS / 2 * ITEMS) % kPoints; }
 
   TempStorage& storage_;
 };
@@ -178,8 +178,8 @@ class BlockScan {
   }
 
  private:
-  // Where another warp wrote its input.
-  static int place(int thread) { return (thread + 32) % THREADS; }
+  // Where another thread wrote its input.
+  static int place(int thread) { return (thread + THREADS / 2) % THREADS; }
   TempStorage& storage_;
 };
 
