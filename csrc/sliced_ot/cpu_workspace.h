@@ -43,7 +43,7 @@ struct RadixPlan {
 
   CGM_HOST_DEVICE RadixPlan(const Range<scalar_t>& range, int64_t n)
       : ordered(false),
-        passes(n > (1 << 20) ? 3 : 2),
+        passes(n > (1 << 18) ? 3 : 2),
         bits(passes == 3 ? 10
              : n > 8192  ? 11
              : n > 1024  ? 10
