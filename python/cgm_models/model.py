@@ -53,8 +53,12 @@ class GenerativeModel(nn.Module):
         """The scalar to minimise over ``x`` of shape ``(batch, *event)``."""
         raise NotImplementedError(f"{type(self).__name__} is not trained by gradient steps: use fit(x, context)")
 
-    def fit(self: Model, x: Tensor, context: Tensor | None = None) -> Model:
-        """Fit the model to ``x`` of shape ``(n, *event)`` where that is not done by gradient steps on ``loss``."""
+    def fit(self: Model, x: Tensor, context: Tensor | None = None, **options: Any) -> Model:
+        """Fit the model to ``x`` of shape ``(n, *event)`` where that is not done by gradient steps on ``loss``.
+
+        Every ``fit`` takes ``generator`` (a CPU generator), ``progress`` (show a bar) and ``log`` (called with what is
+        measured on the way, a dictionary).
+        """
         raise NotImplementedError(
             f"{type(self).__name__} is trained by gradient steps on loss(x, context): it has no fit"
         )

@@ -44,6 +44,8 @@ def progress_bar(description: str, total: int, *, done: int = 0, show: bool = Tr
 
         def advance(**shown: float) -> None:
             text = "  ".join(f"{name} {value:.4g}" for name, value in shown.items())
-            bar.update(task, advance=1, **({"shown": text} if text else {}))
+            bar.advance(task)
+            if text:
+                bar.update(task, shown=text)
 
         yield advance

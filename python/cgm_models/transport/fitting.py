@@ -137,8 +137,9 @@ def _draw_directions(model: SlicedWassersteinFlow, k: int, generator: Generator,
 def _distance_left(model: SlicedWassersteinFlow, data: _Data, particles: Tensor) -> float:
     """The sliced-Wasserstein distance from particles to data in the data's units, averaged over the classes as W₂²."""
     generator = torch.Generator().manual_seed(0)
-    like = {"dtype": particles.dtype, "device": particles.device}
-    directions = random_projections(model.dim, _LOG_DIRECTIONS, generator=generator, **like)
+    directions = random_projections(
+        model.dim, _LOG_DIRECTIONS, generator=generator, dtype=particles.dtype, device=particles.device
+    )
     total = sum(len(points) for points in data.classes)
     squares = [
         len(points) / total * float(sliced_wasserstein_distance(cloud, points, projections=directions)) ** 2

@@ -55,14 +55,23 @@ class SlicedWassersteinFlow(GenerativeModel):
     The fitted flow keeps at most ``max_memory_bytes()``, linear in K, L and Q, whatever the size of the data.
     """
 
+    location: Tensor
+    scale: Tensor
+    class_counts: Tensor
+    fit_seed: Tensor
+    directions: Tensor
+    source_quantiles: Tensor
+    target_quantiles: Tensor
+    particles: Tensor
+
     def __init__(
         self,
         event_shape: Sequence[int],
         context_dim: int = 0,
-        n_steps: int = 150,
+        n_steps: int = 300,
         n_projections: int | None = None,
         n_quantiles: int = 100,
-        n_particles: int = 10_000,
+        n_particles: int = 20_000,
         step_size: float | None = None,
         regularization: float = 0.0,
         base: str = "gaussian",

@@ -1,0 +1,1 @@
+"""The command line ``cgm``, also ``python -m cgm_models.cli``."""

@@ -1,0 +1,75 @@
+"""``cgm evaluate RUN``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from ..training.run import RunDirectory
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+
+
+def run(arguments: list[str]) -> int:
+    options = _parser().parse_args(arguments)
+    rows = evaluate(options.run, n=options.n, seed=options.seed, n_permutations=options.permutations)
+    if options.json:
+        import json
+
+        print(json.dumps(rows, indent=2))
+        return 0
+    from .console import console
+    from .scores import table
+
+    console().print(table(rows, f"{options.run}: {options.n or 'as many as training points'} samples"))
+    return 0
+
+
+def evaluate(
+    run_path: str, *, n: int | None = None, seed: int = 0, n_permutations: int = 199
+) -> dict[str, dict[str, float]]:
+    """Score a run's samples beside the reference rows; also written to the run's ``metrics.json``."""
+    import torch
+
+    from ..model import load
+    from .scores import references, score
+
+    run = RunDirectory.open(run_path)
+    data = load_data(run)
+    if len(data.test_x) < 6:
+        raise ValueError(f"{data.name} holds out {len(data.test_x)} points: too few to evaluate on")
+    model = load(run.model_path)
+    n = data.n_train if n is None else n
+    generator = torch.Generator().manual_seed(seed)
+    clouds = references(data, n, generator)
+    training = clouds.pop("training split")
+    clouds[type(model).__name__] = model.sample(n, generator=generator).float()
+    clouds["training split"] = training
+    rows = {name: score(cloud, data, n_permutations=n_permutations) for name, cloud in clouds.items()}
+    content = {"n_samples": n, "n_held_out": len(data.test_x), "seed": seed, "rows": rows}
+    run.write_json(run.metrics_path, content)
+    return rows
+
+
+def load_data(run: RunDirectory) -> Dataset:
+    """The data set that the run was fitted to."""
+    import yaml
+
+    from .. import data as data_sets
+
+    if not run.config_path.is_file():
+        raise FileNotFoundError(f"{run.path} has no config.yaml, which names its data")
+    options: dict[str, Any] = yaml.safe_load(run.config_path.read_text())
+    given = {k.removeprefix("data_"): v for k, v in options.items() if k.startswith("data_") and v is not None}
+    return data_sets.load(options["data"], **given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("cgm evaluate", description="Compare a run's samples with held-out data.")
+    parser.add_argument("run", help="a run directory")
+    parser.add_argument("-n", type=int, help="how many samples (default: as many as training points)")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the samples (default: 0)")
+    parser.add_argument("--permutations", type=int, default=199, help="of the energy test (default: 199)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
