@@ -11,12 +11,16 @@
 namespace cgm::sliced_ot::CGM_LEVEL {
 
 // The most points for which the network beats the radix sort when all lanes are in use (measured).
+// "wide": float64, whose pairs are two vectors.
 #if defined(CGM_LEVEL_AVX512)
-constexpr int64_t most_network_keys = 4096, most_network_pairs = 1536, most_network_wide_pairs = 128;
+constexpr int64_t most_network_keys = 4096, most_network_pairs = 1536;
+constexpr int64_t most_network_wide_keys = 1024, most_network_wide_pairs = 128;
 #elif defined(CGM_LEVEL_AVX2)
-constexpr int64_t most_network_keys = 3072, most_network_pairs = 512, most_network_wide_pairs = 64;
+constexpr int64_t most_network_keys = 3072, most_network_pairs = 512;
+constexpr int64_t most_network_wide_keys = 384, most_network_wide_pairs = 64;
 #else
-constexpr int64_t most_network_keys = 1024, most_network_pairs = 64, most_network_wide_pairs = 16;
+constexpr int64_t most_network_keys = 1024, most_network_pairs = 64;
+constexpr int64_t most_network_wide_keys = 128, most_network_wide_pairs = 16;
 #endif
 
 // Sorts `rows` rows of n points into cloud; finite receives whether each row is free of NaN and infinity.
@@ -25,9 +29,9 @@ static void sort_rows(const scalar_t* points, int64_t stride, int64_t rows, int6
                       const SortedCloud<scalar_t>& cloud, const SortBuffers<scalar_t>& buffers, bool* finite) {
   using Columns = typename ColumnsOf<scalar_t, kIndex>::type;
   using Sort = ColumnSort<Columns>;
-  constexpr int64_t most = !kIndex                 ? most_network_keys
-                           : sizeof(scalar_t) == 4 ? most_network_pairs
-                                                   : most_network_wide_pairs;
+  constexpr bool wide = sizeof(scalar_t) == sizeof(double);
+  constexpr int64_t most = kIndex ? (wide ? most_network_wide_pairs : most_network_pairs)
+                                  : (wide ? most_network_wide_keys : most_network_keys);
   for (int64_t row = 0; row < rows;) {
     scalar_t* const keys = cloud.keys + row * n;
     uint32_t* const index = kIndex ? cloud.index + row * n : nullptr;
