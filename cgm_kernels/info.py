@@ -16,7 +16,8 @@ def build_info() -> dict[str, Any]:
     """Versions built against and running, SIMD level, threads, and for each backend and device "yes" or why not.
 
     Keys: ``version``, ``python``, ``platform``, ``torch``, ``cuda`` (torch's), ``gpu``, ``threads``, ``backend``,
-    ``extension`` (what it was built with, its SIMD level; or why it is absent), ``backends``, ``integrations`` (which libraries are patched).
+    ``extension`` (what it was built with, its SIMD level; or why it is absent), ``backends``, ``integrations`` (which
+    libraries are patched).
     """
     from . import __version__
 

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
@@ -87,8 +87,7 @@ class Patch:
                 raise RuntimeError(f"{library.name} is not patched")
             _counts[library.name] -= 1
             if _counts[library.name] == 0:
-                for original, ours in _replaced.pop(library.name):
-                    _replace(library.package, ours, original)
+                _replace(library.package, [(ours, original) for original, ours in _replaced.pop(library.name)])
 
 
 def _apply(library: Library) -> None:
@@ -100,19 +99,19 @@ def _apply(library: Library) -> None:
             module, _, name = path.rpartition(".")
             original = getattr(importlib.import_module(module), name)
             pairs.append((original, _wrap(f"{library.package}.{name}", original, route)))
-        for original, ours in pairs:
-            _replace(library.package, original, ours)
+        _replace(library.package, pairs)
         _replaced[library.name] = pairs
     _counts[library.name] = _counts.get(library.name, 0) + 1
 
 
-def _replace(package: str, old: object, new: object) -> None:
-    """Every name of every loaded module of ``package`` that is bound to ``old``: aliases, and imports by name."""
+def _replace(package: str, pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]]) -> None:
+    """Rebind every name of every loaded module of ``package``: aliases, and what the modules import from each other."""
+    new_of = {id(old): new for old, new in pairs}
     for module_name, module in list(sys.modules.items()):
         if module is not None and (module_name == package or module_name.startswith(package + ".")):
             for name, value in list(vars(module).items()):
-                if value is old:
-                    setattr(module, name, new)
+                if id(value) in new_of:
+                    setattr(module, name, new_of[id(value)])
 
 
 def _wrap(name: str, original: Callable[..., Any], route: Callable[..., Any]) -> Callable[..., Any]:
