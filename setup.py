@@ -103,7 +103,7 @@ def configure(torch: Any) -> Extension:
         include_dirs=[str(ROOT / "csrc")],
         extra_compile_args={
             "cxx": build_config.host_flags(compiler.openmp_compile) + [f"-D{name}={value}" for name, value in macros],
-            "nvcc": build_config.cuda_flags(),
+            "nvcc": build_config.cuda_flags(min(4, jobs)),
         },
         extra_link_args=compiler.openmp_link,
     )

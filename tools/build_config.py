@@ -213,11 +213,12 @@ def host_flags(openmp: list[str]) -> list[str]:
     ]
 
 
-def cuda_flags() -> list[str]:
+def cuda_flags(threads: int = 2) -> list[str]:
+    """Flags of every .cu file; nvcc compiles for that many architectures at once."""
     # torch's build switches the half and bfloat16 operators off for every .cu file; the kernels here use them.
     operators = ("HALF_OPERATORS", "HALF_CONVERSIONS", "HALF2_OPERATORS", "BFLOAT16_CONVERSIONS")
     return [
-        *("-O3", "--expt-relaxed-constexpr", "--threads=2", "-Xcompiler=-fvisibility=hidden"),
+        *("-O3", "--expt-relaxed-constexpr", f"--threads={threads}", "-Xcompiler=-fvisibility=hidden"),
         *(f"-U__CUDA_NO_{name}__" for name in operators),
     ]
 
