@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -53,11 +54,18 @@ class GenerativeModel(nn.Module):
         """The scalar to minimise over ``x`` of shape ``(batch, *event)``."""
         raise NotImplementedError(f"{type(self).__name__} is not trained by gradient steps: use fit(x, context)")
 
-    def fit(self: Model, x: Tensor, context: Tensor | None = None, **options: Any) -> Model:
+    def fit(
+        self: Model,
+        x: Tensor,
+        context: Tensor | None = None,
+        *,
+        generator: Generator | None = None,
+        progress: bool = False,
+        log: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Model:
         """Fit the model to ``x`` of shape ``(n, *event)`` where that is not done by gradient steps on ``loss``.
 
-        Every ``fit`` takes ``generator`` (a CPU generator), ``progress`` (show a bar) and ``log`` (called with what is
-        measured on the way, a dictionary).
+        ``generator`` is a CPU generator, ``progress`` shows a bar, ``log`` is called with what is measured on the way.
         """
         raise NotImplementedError(
             f"{type(self).__name__} is trained by gradient steps on loss(x, context): it has no fit"

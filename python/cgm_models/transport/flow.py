@@ -105,11 +105,11 @@ class SlicedWassersteinFlow(GenerativeModel):
         x: Tensor,
         context: Tensor | None = None,
         *,
-        base: Tensor | None = None,
         generator: Generator | None = None,
-        resume: bool = False,
         progress: bool = False,
         log: Callable[[dict[str, Any]], None] | None = None,
+        base: Tensor | None = None,
+        resume: bool = False,
     ) -> SlicedWassersteinFlow:
         """Learn the flow to ``x`` (n, *event), with labels ``context`` (n,) where the flow has classes.
 
