@@ -1,7 +1,7 @@
 """Compiles the Triton kernels of sliced_ot to cubins on a machine without a GPU.
 
-    TRITON_INTERPRET=0 python tests/support/triton_compile.py 80 90         a choice that has every flag on and off
-    TRITON_INTERPRET=0 python tests/support/triton_compile.py 80 90 --all   every combination that a launch can ask for
+    TRITON_INTERPRET=0 python tests/support/triton_compile.py 80 90         every flag on and off, the GPUs taking turns
+    TRITON_INTERPRET=0 python tests/support/triton_compile.py 80 90 --all   every combination of flags for every GPU
 
 Prints a line for each: capability, kernel, dtype, shared memory, flags.
 """
@@ -78,10 +78,17 @@ def chosen_variants():
             yield name, dtype, flags
 
 
+def main():
+    capabilities = [int(argument) for argument in sys.argv[1:] if argument != "--all"]
+    if "--all" in sys.argv:
+        jobs = itertools.product(capabilities, all_variants())
+    else:
+        jobs = zip(itertools.cycle(capabilities), chosen_variants(), strict=False)
+    for capability, (name, dtype, flags) in jobs:
+        binary = compile_variant(capability, name, dtype, **flags)
+        assert binary.asm["cubin"]
+        print(f"sm_{capability} {name} {dtype} {binary.metadata.shared} bytes shared {flags}", flush=True)
+
+
 if __name__ == "__main__":
-    chosen = all_variants if "--all" in sys.argv else chosen_variants
-    for capability in (int(argument) for argument in sys.argv[1:] if argument != "--all"):
-        for name, dtype, flags in chosen():
-            binary = compile_variant(capability, name, dtype, **flags)
-            assert binary.asm["cubin"]
-            print(f"sm_{capability} {name} {dtype} {binary.metadata.shared} bytes shared {flags}", flush=True)
+    main()
