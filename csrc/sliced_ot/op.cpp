@@ -100,9 +100,10 @@ class Wasserstein1d : public torch::autograd::Function<Wasserstein1d> {
     const auto saved = ctx->get_saved_variables();
     const bool again = at::GradMode::is_enabled();
     variable_list result(9);
+    size_t edge = 0;  // absent weights have no edge in the graph
     for (int k = 0; k < 4; ++k) {
       const auto &input = saved[k], &kept = saved[4 + k];
-      if (!ctx->needs_input_grad(k) || !input.defined()) continue;
+      if (!input.defined() || !ctx->needs_input_grad(edge++)) continue;
       at::NoGradGuard no_grad;
       result[k] = (kept * grads[0].unsqueeze(-1)).sum_to_size(input.sizes()).to(input.scalar_type());
     }
