@@ -27,6 +27,13 @@ print("native", info["backends"]["native on cpu"])
 """
 
 
+# An editable install would find the compiled module of this checkout for a copy that has none.
+WITHOUT_EDITABLE_INSTALL = """
+import sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
+"""
+
+
 def distance() -> float:
     """The distance of the script, by sorting on a grid of quantiles that both sizes divide."""
     x, y = (torch.randn(n, 3, generator=torch.Generator().manual_seed(n)).double() for n in (200, 170))
@@ -39,7 +46,7 @@ def run(script: str, *paths: Path, **variables: str) -> subprocess.CompletedProc
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CGM_")}
     environment["PYTHONPATH"] = os.pathsep.join(map(str, paths))
     return subprocess.run(
-        [sys.executable, "-W", "always::RuntimeWarning", "-c", script],
+        [sys.executable, "-W", "always::RuntimeWarning", "-c", WITHOUT_EDITABLE_INSTALL + script],
         cwd=paths[0],
         env={**environment, "OMP_NUM_THREADS": "1", **variables},
         capture_output=True,
