@@ -156,7 +156,8 @@ def test_what_is_passed_on_says_why():
     one = lambda call: reason("wasserstein_1d", call)  # noqa: E731
     assert one(lambda: ot.wasserstein_1d(u.half(), v.half())) == "dtype float16"
     assert one(lambda: ot.wasserstein_1d(u.as_subclass(Cloud), v).as_subclass(torch.Tensor)).endswith("Cloud")
-    assert one(lambda: ot.wasserstein_1d(x, y, return_plans="")) == "return_plans"
+    if hasattr(ot.utils, "DataScaler"):  # POT 0.9.7
+        assert one(lambda: ot.wasserstein_1d(x, y, return_plans="")) == "return_plans"
     emd = lambda call: reason("emd2_1d", call)  # noqa: E731
     assert emd(lambda: ot.emd2_1d([0.0, 2.0], [3.0, 1.0])) == "builtins.list"
     assert emd(lambda: ot.emd2_1d(np.array([0, 2]), np.array([3, 1]))) == "dtype int64"
