@@ -25,7 +25,7 @@ from .training.run import RunDirectory
 from .transport import SlicedWassersteinFlow
 
 _PLAIN = ["SlicedWassersteinFlow", "--data", "digits"]
-_LABELLED = [*_PLAIN, "--conditional", "true", "--n_steps", "80", "--n_quantiles", "50", "--n_particles", "30000"]
+_LABELLED = [*_PLAIN, "--conditional", "true", "--n_steps", "60", "--n_quantiles", "50", "--n_particles", "20000"]
 _QUICK = ["--n_steps", "10", "--n_quantiles", "20", "--n_particles", "500"]
 _FLOW = "SlicedWassersteinFlow"
 

@@ -271,9 +271,9 @@ class SlicedWassersteinFlow(GenerativeModel):
 
     def _check(self, patch_sizes: tuple[int, ...], global_fraction: float) -> None:
         for name in ("n_steps", "n_projections", "n_quantiles", "n_particles", "batch_size"):
-            value = getattr(self, name)
-            if not (name == "batch_size" and value is None) and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a whole number, at least 1: got {value!r}")
+            value, least = getattr(self, name), 2 if name == "n_quantiles" else 1
+            if not (name == "batch_size" and value is None) and (not isinstance(value, int) or value < least):
+                raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
         if not self.event_shape or self.dim < 1:
             raise ValueError(f"event_shape must hold positive sizes: got {self.event_shape}")
         if not isinstance(self.context_dim, int) or self.context_dim < 0:

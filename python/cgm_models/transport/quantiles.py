@@ -1,7 +1,9 @@
 """One-dimensional transport by tabulated quantile functions, many rows at once.
 
-A table holds Q_j = F⁻¹(u_j) at the levels u_j = (j + ½)/Q. A pair of tables (a, b) is the monotone map T with
-T(a_j) = b_j, linear between the nodes; beyond the outermost ones it shifts, T(v) = v + b_end − a_end.
+A table holds Q_j = F⁻¹(u_j) at the levels u_j = j/(Q − 1), the minimum and the maximum among them. A pair of tables
+(a, b) is the monotone map T with T(a_j) = b_j, linear between the nodes; beyond the outermost ones it shifts,
+T(v) = v + b_end − a_end. (With levels strictly inside (0, 1) the outer points would all be shifted, and outliers of the
+source would stay outliers.)
 """
 
 from __future__ import annotations
@@ -12,10 +14,10 @@ from torch import Tensor
 
 
 def quantile_table(values: Tensor, n_quantiles: int) -> Tensor:
-    """(..., n) to (..., n_quantiles): quantiles at (j + ½)/Q, linear between sorted values at (i + ½)/n."""
+    """(..., n) to (..., n_quantiles): quantiles at j/(Q − 1), linear between sorted values at (i + ½)/n."""
     ordered = _sorted(values)
     n = values.shape[-1]
-    levels = (torch.arange(n_quantiles, dtype=torch.float64, device=values.device) + 0.5) / n_quantiles
+    levels = torch.linspace(0.0, 1.0, n_quantiles, dtype=torch.float64, device=values.device)
     position = (levels * n - 0.5).clamp_(0, n - 1)
     lower = position.floor().long()
     weight = (position - lower).to(values.dtype)
@@ -47,8 +49,6 @@ def merge_ties(source: Tensor, target: Tensor) -> Tensor:
 
 def monotone_map(values: Tensor, source: Tensor, target: Tensor) -> Tensor:
     """T(values), the tables (..., Q) row by row; values (..., n)."""
-    if source.shape[-1] == 1:
-        return values + (target - source)
     right = torch.searchsorted(source, values).clamp_(1, source.shape[-1] - 1)
     left = right - 1
     start, end = source.gather(-1, left), source.gather(-1, right)
