@@ -40,9 +40,18 @@ def test_unsupported_python_names_the_fix(version):
 @pytest.mark.parametrize(
     ("facts", "expected"),
     [
-        ({"version": "2.13.0+cpu", "brings_triton": False}, ["numpy==2.4.6", "torch==2.13.0+cpu", "triton==3.7.1"]),
-        ({"version": "2.13.0", "brings_triton": True}, ["numpy==2.4.6", "torch==2.13.0"]),
-        ({"version": "2.11.0+cu130", "brings_triton": False}, ["numpy==2.4.6", "torch==2.11.0+cu130"]),
+        (
+            {"version": "2.13.0+cpu", "distribution": "2.13.0+cpu", "brings_triton": False},
+            ["numpy==2.4.6", "torch==2.13.0+cpu", "triton==3.7.1"],
+        ),
+        (
+            {"version": "2.13.0+cu130", "distribution": "2.13.0", "brings_triton": True},
+            ["numpy==2.4.6", "torch==2.13.0"],
+        ),
+        (
+            {"version": "2.11.0+cu130", "distribution": "2.11.0", "brings_triton": False},
+            ["numpy==2.4.6", "torch==2.11.0"],
+        ),
     ],
 )
 def test_constraints_follow_the_torch_that_is_there(facts, expected):

@@ -20,9 +20,9 @@ SUPPORTED_PYTHON = ((3, 10), (3, 13))
 SUPPORTED_TORCH = ((2, 11), (2, 14))
 TORCH_FACTS = """
 import json, sysconfig, sys, torch
-from importlib.metadata import requires
+from importlib.metadata import requires, version
 print(json.dumps({
-    "version": torch.__version__, "cuda": torch.version.cuda, "file": torch.__file__,
+    "version": torch.__version__, "distribution": version("torch"), "cuda": torch.version.cuda, "file": torch.__file__,
     "site": sysconfig.get_path("purelib"), "in_venv": sys.prefix != sys.base_prefix,
     "brings_triton": any(r.startswith("triton") and "extra ==" not in r for r in requires("torch") or []),
 }))
@@ -146,7 +146,7 @@ def constraints_for(text: str, facts: dict[str, Any]) -> str:
     triton = re.search(r"^triton\s*==.*$", text, re.MULTILINE)
     if same and triton is not None and not facts["brings_triton"]:
         kept.append(triton.group(0))
-    return "\n".join([*kept, f"torch=={facts['version']}"]) + "\n"
+    return "\n".join([*kept, f"torch=={facts['distribution']}"]) + "\n"
 
 
 def wanted_torch(constraints: str) -> str:
