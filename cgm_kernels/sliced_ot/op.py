@@ -131,9 +131,9 @@ def sliced_displacement(
     y_weights: Tensor | None = None,
     generator: Generator | None = None,
 ) -> Tensor:
-    """The mean over directions of (T_θ(⟨x, θ⟩) − ⟨x, θ⟩) θ, with T_θ the barycentric projection of the monotone coupling.
+    """The mean over directions of (T_θ(⟨x, θ⟩) − ⟨x, θ⟩) θ.
 
-    Equal to −(1/2a_i) ∇_{x_i} C_2: the drift of the sliced-Wasserstein flow (Liutkus et al. 2019). A point without
+    T_θ is the barycentric projection of the monotone coupling of the projected clouds. Equal to −(1/2a_i) ∇_{x_i} C_2: the drift of the sliced-Wasserstein flow (Liutkus et al. 2019). A point without
     mass does not move. Arguments and errors as in :func:`sliced_wasserstein_distance`.
 
     Returns:

@@ -8,16 +8,14 @@ from torch import Tensor
 
 def wasserstein_1d(x: Tensor, y: Tensor, x_weights: Tensor | None, y_weights: Tensor | None, p: float) -> Tensor:
     """W_p^p = ∫₀¹ |Q_x(u) − Q_y(u)|^p du of every row; x (..., n), y (..., m), weights broadcastable to them."""
-    finite = x.isfinite().all(-1) & y.isfinite().all(-1)
+    x, y = _poisoned(x, y)
     x, x_order = x.sort(dim=-1)
     y, y_order = y.sort(dim=-1)
     if x_weights is None and y_weights is None and x.shape[-1] == y.shape[-1]:
-        value = _power(x - y, p).mean(-1)
-    else:
-        mass, i, j = _segments(_cumulative(x_weights, x_order), _cumulative(y_weights, y_order))
-        i, j = i.expand(*x.shape[:-1], -1), j.expand(*x.shape[:-1], -1)
-        value = (mass.to(x.dtype) * _power(x.gather(-1, i) - y.gather(-1, j), p)).sum(-1)
-    return value * torch.where(finite, 1.0, torch.nan).to(value.dtype)
+        return _power(x - y, p).mean(-1)
+    mass, i, j = _segments(_cumulative(x_weights, x_order), _cumulative(y_weights, y_order))
+    i, j = i.expand(*x.shape[:-1], -1), j.expand(*x.shape[:-1], -1)
+    return (mass.to(x.dtype) * _power(x.gather(-1, i) - y.gather(-1, j), p)).sum(-1)
 
 
 def sliced_wasserstein(
@@ -39,8 +37,8 @@ def sliced_displacement(
 ) -> Tensor:
     """The mean over directions of (T_θ(⟨x, θ⟩) − ⟨x, θ⟩) θ, T_θ the barycentric projection of the monotone coupling."""
     from_, to = _project(x, projections), _project(y, projections)
+    from_, to = _poisoned(from_, to)
     weights = [None if w is None else w.unsqueeze(-2) for w in (x_weights, y_weights)]
-    finite = from_.isfinite().all(-1, keepdim=True) & to.isfinite().all(-1, keepdim=True)
     _, order = from_.sort(dim=-1)
     sorted_to, to_order = to.sort(dim=-1)
     cumulative = _cumulative(weights[0], order)
@@ -52,13 +50,19 @@ def sliced_displacement(
     heavy = own > 0  # a point without mass has no image: it stays
     image = torch.where(heavy, total / torch.where(heavy, own, 1.0), from_.gather(-1, order))
     step = torch.zeros_like(from_).scatter(-1, order, image - from_.gather(-1, order))
-    step = step * torch.where(finite, 1.0, torch.nan).to(step.dtype)
     return step.transpose(-1, -2) @ projections.T / projections.shape[1]
 
 
 def _project(points: Tensor, projections: Tensor) -> Tensor:
     """(..., n, d) and (d, L) to contiguous rows (..., L, n)."""
     return (points @ projections).transpose(-1, -2).contiguous()
+
+
+def _poisoned(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with a NaN or an infinity in either cloud become all NaN, and so do their gradients."""
+    finite = x.isfinite().all(-1, keepdim=True) & y.isfinite().all(-1, keepdim=True)
+    mask = torch.where(finite, 1.0, torch.nan).to(x.dtype)
+    return x * mask, y * mask
 
 
 def _power(difference: Tensor, p: float) -> Tensor:

@@ -52,6 +52,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> wasserste
     double p, bool keep_x, bool keep_y, bool keep_x_weights, bool keep_y_weights) {
   c10::impl::ExcludeDispatchKeyGuard plain(c10::autograd_dispatch_keyset_with_ADInplaceOrView |
                                            c10::autocast_dispatch_keyset);
+#ifdef CGM_WITH_CUDA
+  const c10::cuda::OptionalCUDAGuard on_device(x.is_cuda() ? std::optional(x.device()) : std::nullopt);
+#endif
   const auto x_rows = x.contiguous(), y_rows = y.contiguous();
   const int64_t n = x.size(-1), m = y.size(-1), rows = x.numel() / n;
   const auto batch = x.sizes().slice(0, x.dim() - 1);

@@ -59,6 +59,11 @@ struct Cloud {
     return projected.flatten().narrow(0, 0, items * directions * n).view({items, directions, n});
   }
 
+  template <typename scalar_t>
+  const scalar_t* first_point(int64_t item) const {
+    return points.const_data_ptr<scalar_t>() + item * n * points.size(2);
+  }
+
   void project(const at::Tensor& directions, int64_t item, at::Tensor& out) const {
     if (out.size(0) == 1) {
       auto matrix = out[0];
@@ -104,6 +109,19 @@ at::Tensor mean_and_root(const at::Tensor& costs, double p, bool root, const at:
   return value;
 }
 
+#ifdef CGM_WITH_CUDA
+// Whether the kernel projects by itself: few enough points for a block, and few enough dimensions that reading the
+// cloud again for every direction costs less than writing and reading the projections (a threshold not yet tuned on a
+// GPU).
+bool projects_inside(const Cloud& x, const Cloud& y, const Weights& weights) {
+  constexpr int64_t few_dimensions = 16;
+  if (!x.points.is_cuda() || x.points.size(2) > few_dimensions) return false;
+  const bool with_coefficients = x.keep != Keep::nothing || y.keep != Keep::nothing;
+  return std::max(x.n, y.n) <=
+         block_capacity_cuda(x.points.element_size(), with_coefficients, /*weighted=*/weights.x.defined());
+}
+#endif
+
 template <typename scalar_t>
 void solve_chunk(Cloud& x, Cloud& y, const at::Tensor& directions, const Weights& weights, double p, int64_t item,
                  int64_t items, int64_t direction, double* cost) {
@@ -118,6 +136,18 @@ void solve_chunk(Cloud& x, Cloud& y, const at::Tensor& directions, const Weights
   weights.give(problem, item, count);
   if (x.keep != Keep::nothing) problem.x_coefficients = x_rows.mutable_data_ptr<scalar_t>();
   if (y.keep != Keep::nothing) problem.y_coefficients = y_rows.mutable_data_ptr<scalar_t>();
+#ifdef CGM_WITH_CUDA
+  if (projects_inside(x, y, weights)) {
+    const auto by_row = directions.contiguous();
+    const ProjectedClouds<scalar_t> clouds{items,
+                                           count,
+                                           by_row.size(1),
+                                           x.first_point<scalar_t>(item),
+                                           y.first_point<scalar_t>(item),
+                                           by_row.template const_data_ptr<scalar_t>()};
+    return sliced_rows_cuda(clouds, problem, c10::cuda::getCurrentCUDAStream(by_row.get_device()).stream());
+  }
+#endif
   x.project(directions, item, x_rows);
   y.project(directions, item, y_rows);
   problem.x = x_rows.const_data_ptr<scalar_t>();
@@ -135,6 +165,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sliced_forward(const at::Tensor& 
   // Below autograd and autocast: the projections must not be rounded to bfloat16.
   c10::impl::ExcludeDispatchKeyGuard plain(c10::autograd_dispatch_keyset_with_ADInplaceOrView |
                                            c10::autocast_dispatch_keyset);
+#ifdef CGM_WITH_CUDA
+  const c10::cuda::OptionalCUDAGuard on_device(x.is_cuda() ? std::optional(x.device()) : std::nullopt);
+#endif
   const bool batched = x.dim() == 3;
   const int64_t batch = batched ? x.size(0) : 1, n_directions = projections.size(1);
   const int64_t row_bytes = (x.size(-2) + y.size(-2)) * x.element_size();
