@@ -74,7 +74,7 @@ def version(library: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with ``+`` where the kernels or the benchmarks differ from it; None without git."""
+    """The commit of the working tree, with ``+`` where kernels or benchmarks differ; None without git."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "cgm_kernels", "benchmarks/*.py")

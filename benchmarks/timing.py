@@ -71,6 +71,7 @@ class Contender:
     call: Call | None = None
     skipped: str | None = None
     rounds: int | None = None  # fewer rounds than the others, for one that takes seconds a call
+    prepare: Callable[[], None] | None = None  # runs before each sample, outside the clock
 
 
 @dataclass
@@ -95,8 +96,12 @@ def no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def warm_up(call: Call, clock: Clock, sample_seconds: float = SAMPLE_SECONDS) -> tuple[float, int]:
+def warm_up(one: Contender, clock: Clock, sample_seconds: float = SAMPLE_SECONDS) -> tuple[float, int]:
     """(seconds a call, calls a sample) after warming up, so that one sample lasts at least ``sample_seconds``."""
+    assert one.call is not None
+    call = one.call
+    if one.prepare is not None:
+        one.prepare()
     clock(call, 0, 1)  # compiles, loads, allocates
     calls = 1
     while True:
@@ -121,6 +126,8 @@ def interleave(
             order.shuffle(present)
             for one in present:
                 assert one.call is not None
+                if one.prepare is not None:
+                    one.prepare()
                 entry = series[one.name]
                 seconds = clock(one.call, index * entry.calls, entry.calls) / entry.calls
                 entry.rounds.append(index)

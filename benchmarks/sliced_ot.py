@@ -1,0 +1,189 @@
+"""Sliced optimal transport: the mean squared difference of sorted projections, and its gradient in x.
+
+Contenders: our backends; PyTorch eager; the same under torch.compile; POT; the sort and the matrix products alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import cgm_kernels
+
+from . import floor
+from .timing import Contender
+
+MODES = ("forward", "forward_backward")
+HEADLINE = {"n": 10_000, "d": 64, "n_projections": 500}
+CURVE = {"d": 64, "n_projections": 500}  # the sizes of the plot
+GRID = [
+    {"n": n, "d": d, "n_projections": directions}
+    for d in (2, 64, 784)
+    for directions in (1, 50, 500)
+    for n in (16, 128, 1_000, 10_000, 100_000)
+]
+QUICK_GRID = [
+    HEADLINE,
+    {"n": 16, "d": 2, "n_projections": 1},
+    {"n": 128, "d": 64, "n_projections": 50},
+    {"n": 1_000, "d": 64, "n_projections": 500},
+    {"n": 10_000, "d": 2, "n_projections": 50},
+]
+TITLES = {
+    "native": "ours (native)",
+    "triton": "ours (Triton)",
+    "reference": "ours (reference)",
+    "eager": "PyTorch eager",
+    "compile": "torch.compile",
+    "pot": "POT",
+    "floor_sort": "floor: sort",
+    "floor_gemm": "floor: projections",
+}
+OURS = ("native", "triton", "reference")
+POT_KEYS = 10_000_000
+ROTATION_BYTES = 128 * 2**20
+
+
+def eager(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
+    """The same cost in plain PyTorch."""
+    first = (x @ projections).T.contiguous().sort(dim=-1).values
+    second = (y @ projections).T.contiguous().sort(dim=-1).values
+    return (first - second).square().mean()
+
+
+def ours(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
+    return cgm_kernels.sliced_wasserstein_cost(x, y, projections=projections)
+
+
+def pot(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
+    """POT's distance: the root of the cost."""
+    import ot
+
+    return ot.sliced_wasserstein_distance(x, y, projections=projections)
+
+
+class Problem:
+    """The inputs of one size and mode, float32, and the contenders on them.
+
+    On CUDA successive calls rotate through enough copies of the inputs that none is found in the cache.
+    """
+
+    def __init__(self, cell: dict[str, int], mode: str, device: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
+        generator = torch.Generator().manual_seed(0)
+        n, d = cell["n"], cell["d"]
+        copies = 1
+        if torch.device(device).type == "cuda":
+            copies = max(1, min(8, ROTATION_BYTES // (8 * n * d)))
+        self.inputs = []
+        for _ in range(copies):
+            x, y = (torch.randn(n, d, generator=generator).to(device) for _ in range(2))
+            self.inputs.append((x.requires_grad_(self.gradient), y))
+        drawn = cgm_kernels.random_projections(d, cell["n_projections"], generator=generator)
+        self.projections = drawn.to(device)
+
+    def contender(self, name: str, check: bool = True) -> Contender:
+        """The named contender; with ``check`` its value and gradient must first agree with PyTorch eager."""
+        if name.startswith("floor_"):
+            return self._floor(name)
+        method, prepare = self._method(name)
+        one = Contender(name, call=functools.partial(self._step, method), prepare=prepare)
+        if check and name != "eager":
+            self._check(name, one, method)
+        return one
+
+    def _method(self, name: str) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], Callable[[], None]]:
+        if name in OURS:
+            return ours, functools.partial(cgm_kernels.set_backend, name)
+        nothing = functools.partial(cgm_kernels.set_backend, "auto")
+        if name == "compile":
+            torch._dynamo.reset()  # sizes must not count against the limit of recompilations
+            return torch.compile(eager, fullgraph=True, dynamic=False), nothing
+        methods = {"eager": eager, "pot": pot}
+        if name not in methods:
+            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        return methods[name], nothing
+
+    def _step(self, method: Callable[[Tensor, Tensor, Tensor], Tensor], index: int) -> None:
+        x, y = self.inputs[index % len(self.inputs)]
+        if self.gradient:
+            x.grad = None
+            method(x, y, self.projections).backward()
+        else:
+            method(x, y, self.projections)
+
+    def _check(self, name: str, one: Contender, method: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        x, y = self.inputs[0]
+        assert one.prepare is not None
+        one.prepare()
+        expected, found = eager(x, y, self.projections), method(x, y, self.projections)
+        found = found**2 if name == "pot" else found
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+        if self.gradient:
+            wanted, got = (torch.autograd.grad(value, x)[0] for value in (expected, found))
+            error = float((got - wanted).norm() / wanted.norm())
+            if not error <= 1e-3:
+                raise AssertionError(f"the gradient of {name} at {self.cell} differs from PyTorch's by {error:.1e}")
+
+    def _floor(self, name: str) -> Contender:
+        x, y = (one.detach() for one in self.inputs[0])
+        if name == "floor_gemm":
+            return Contender(name, call=floor.gemm_call(x, y, self.projections, self.gradient))
+        if torch.device(self.device).type == "cuda":
+            return Contender(name, call=floor.copy_call(8 * x.shape[0] * self.projections.shape[1], self.device))
+        first, second = ((cloud @ self.projections).T.contiguous() for cloud in (x, y))
+        rows = [floor.packed(first) if self.gradient else first.numpy(), second.numpy()]
+        return Contender(name, call=floor.sort_call(rows, torch.get_num_threads()))
+
+
+def contenders(problem: Problem, backends: tuple[str, ...], quick: bool) -> list[Contender]:
+    """All contenders of a size; those that do not run here carry the reason."""
+    found = [problem.contender(name) for name in backends]
+    found.append(problem.contender("eager"))
+    for name in ("compile", "pot"):
+        reason = why_not(name, problem.cell, quick)
+        if reason is None:
+            try:
+                found.append(problem.contender(name))
+                continue
+            except AssertionError:
+                raise
+            except Exception as error:
+                lines = str(error).strip().splitlines() or [""]
+                reason = f"failed: {type(error).__name__}: {lines[0][:160]}"
+        found.append(Contender(name, skipped=reason))
+    return [*found, problem.contender("floor_sort"), problem.contender("floor_gemm")]
+
+
+def why_not(name: str, cell: dict[str, int], quick: bool) -> str | None:
+    """Why a contender is left out at a size, or None."""
+    if name == "compile":
+        on_curve = all(cell[key] == value for key, value in CURVE.items())
+        if not on_curve or (quick and cell != HEADLINE):
+            return "compiled only at the " + ("headline size" if quick else "sizes of the plot")
+    if name == "pot":
+        if importlib.util.find_spec("ot") is None:
+            return "POT is not installed"
+        if cell["n"] * cell["n_projections"] > POT_KEYS:
+            return "more than ten seconds a call"
+    return None
+
+
+def available(device: str) -> tuple[str, ...]:
+    """Our compiled backends on a device; the reference only where there is none."""
+    names = tuple(name for name in cgm_kernels.available_backends(device) if name != "reference")
+    if torch.device(device).type == "cpu":
+        names = tuple(name for name in names if name != "triton")  # its interpreter is no fair time
+    return names or ("reference",)
+
+
+def primary(row: dict[str, Any]) -> str:
+    """The backend of ours that ``auto`` takes: the first measured one."""
+    return next(name for name in OURS if name in row["speedups"])
