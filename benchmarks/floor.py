@@ -1,8 +1,9 @@
 """What cannot be beaten by much: the best known sort of the same keys, the same matrix products, the copy bandwidth.
 
 CPU sort: NumPy's in-place sort of float32 rows (a vectorised quicksort where the processor has AVX2 or AVX-512), the
-rows dealt to as many threads as torch has. With a gradient the cloud that needs one is sorted as int64 with the key in the upper
-half and the index in the lower. Restoring the unsorted keys is included: it stands for the projections being written.
+rows dealt to as many threads as torch has. With a gradient, the cloud that needs one is sorted as int64, the key in
+the upper half and the index in the lower. Restoring the unsorted keys is included: it stands for the projections being
+written. It is a floor as long as no better sort is known; a faster kernel shows as a share above 1.
 CUDA sort: one read and one write of every key at the copy bandwidth.
 """
 
