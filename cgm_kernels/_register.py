@@ -1,19 +1,22 @@
 """Turns a schema, a fake and the parts of a backward into a registered operator of every backend.
 
-Each operation lives in one operator namespace per backend (``cgm_native``, ``cgm_triton``) under the same schema, so that
-both run in one process and a compiled graph keeps the backend it was traced with. The native implementations are
+Each operation lives in one operator namespace per backend (``cgm_native``, ``cgm_triton``) under the same schema, so
+that both run in one process and a compiled graph keeps the backend it was traced with. The native implementations are
 registered by the extension itself (``TORCH_LIBRARY_IMPL``), in whichever order the two are loaded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
+from torch import Tensor
+from torch.autograd import Function, forward_ad
 
 NAMESPACES = ("cgm_native", "cgm_triton")
+
+_transformable: dict[str, type[Function]] = {}
 
 
 def register(
@@ -21,40 +24,81 @@ def register(
     schema: str,
     *,
     fake: Callable[..., Any],
-    setup_context: Callable[..., None],
+    setup_context: Callable[..., Sequence[Tensor]],
     backward: Callable[..., Any],
     triton: Callable[..., Any],
 ) -> None:
     """Define ``name`` in both namespaces.
 
     ``schema`` is the signature without the name. The first output is the value; the others are kept for the backward
-    and are not differentiable: ``backward(ctx, grad_value)`` gets the gradient of the value alone, and a gradient that
-    reaches a kept output (double backward) raises.
+    and are not differentiable. ``setup_context(ctx, inputs, output)`` returns the tensors to save, and
+    ``backward(ctx, grad_value, *saved)`` gets the gradient of the value alone (None where nothing reached it). Its
+    result cannot be differentiated again: that raises.
     """
 
     def setup(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.set_materialize_grads(False)
-        setup_context(ctx, inputs, output)
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(output[0], *setup_context(ctx, inputs, output))
 
-    def differentiate(ctx: Any, grad_value: torch.Tensor | None, *kept_grads: torch.Tensor | None) -> Any:
-        if any(grad is not None for grad in kept_grads):
-            raise RuntimeError(f"{name}: {DOUBLE_BACKWARD}")
-        return backward(ctx, grad_value)
+    def differentiate(ctx: Any, grad_value: Tensor | None, *_: Tensor | None) -> Any:
+        value, *saved = ctx.saved_tensors
+        grads = backward(ctx, grad_value, *saved)
+        if not torch.is_grad_enabled():
+            return grads
+        return tuple(grad if grad is None else _refuse(grad, value) for grad in grads)
 
     for namespace in NAMESPACES:
         operator = f"{namespace}::{name}"
         torch.library.define(operator, schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(operator, fake)
         torch.library.register_autograd(operator, differentiate, setup_context=setup)
+        _transformable[operator] = _function(operator, setup, differentiate)
     torch.library.impl(f"cgm_triton::{name}", ("CPU", "CUDA"), triton)
 
 
-DOUBLE_BACKWARD = (
-    "second derivatives are not available from the fused kernels; use cgm_kernels.use_backend('reference')"
-)
+def _function(operator: str, setup: Callable[..., None], differentiate: Callable[..., Any]) -> type[Function]:
+    """The operator as a Function that torch.func understands; it takes no part in ordinary calls."""
+    namespace, name = operator.split("::")
+
+    class Transformable(Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*inputs: Any) -> Any:
+            return getattr(getattr(torch.ops, namespace), name)(*inputs)
+
+        setup_context = staticmethod(setup)
+        backward = staticmethod(differentiate)
+
+    return Transformable
 
 
-def refuse_gradients(**tensors: torch.Tensor | None) -> None:
+class _RefuseDoubleBackward(Function):
+    """The identity on a gradient, tied by ``value`` to the graph of what it was taken by."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(gradient: Tensor, value: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError(
+            "second derivatives are not available from the fused kernels; use cgm_kernels.use_backend('reference')"
+        )
+
+
+def _refuse(gradient: Tensor, value: Tensor) -> Tensor:
+    return _RefuseDoubleBackward.apply(gradient, value)
+
+
+def refuse_gradients(**tensors: Tensor | None) -> None:
     """Raise where a gradient is wanted by an argument that the fused kernels do not differentiate."""
     if torch.is_grad_enabled():
         for name, tensor in tensors.items():
@@ -65,7 +109,7 @@ def refuse_gradients(**tensors: torch.Tensor | None) -> None:
                 )
 
 
-def refuse_forward_gradients(**tensors: torch.Tensor | None) -> None:
+def refuse_forward_gradients(**tensors: Tensor | None) -> None:
     """Raise where an argument carries a forward-mode tangent, which a registered operator would silently drop."""
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
@@ -78,5 +122,7 @@ def refuse_forward_gradients(**tensors: torch.Tensor | None) -> None:
 
 
 def operator(backend: str, name: str) -> Callable[..., Any]:
-    """The registered operator ``name`` of ``backend`` ("native" or "triton")."""
+    """The registered operator ``name`` of ``backend`` ("native" or "triton"), in the form that this call can see."""
+    if torch._C._are_functorch_transforms_active():
+        return _transformable[f"cgm_{backend}::{name}"].apply
     return getattr(getattr(torch.ops, f"cgm_{backend}"), name)

@@ -1,4 +1,4 @@
-"""What the arguments of the sliced operations must be; every error names the argument, what was expected and what came."""
+"""What the arguments of the sliced operations must be; an error names the argument, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -105,7 +105,8 @@ def weights(name: str, value: Tensor | None, points_name: str, points_shape: tor
         )
     if torch.compiler.is_compiling() or (value.is_cuda and torch.cuda.is_current_stream_capturing()):
         return
-    if type(value) is Tensor or type(value) is torch.nn.Parameter:
+    wrapped = torch._C._are_functorch_transforms_active()
+    if not wrapped and type(value) in (Tensor, torch.nn.Parameter):
         _weight_values(name, value.detach())
 
 

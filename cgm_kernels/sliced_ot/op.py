@@ -133,8 +133,9 @@ def sliced_displacement(
 ) -> Tensor:
     """The mean over directions of (T_θ(⟨x, θ⟩) − ⟨x, θ⟩) θ.
 
-    T_θ is the barycentric projection of the monotone coupling of the projected clouds. Equal to −(1/2a_i) ∇_{x_i} C_2: the drift of the sliced-Wasserstein flow (Liutkus et al. 2019). A point without
-    mass does not move. Arguments and errors as in :func:`sliced_wasserstein_distance`.
+    T_θ is the barycentric projection of the monotone coupling of the projected clouds. Equal to
+    −(1/2a_i) ∇_{x_i} C_2: the drift of the sliced-Wasserstein flow (Liutkus et al. 2019). A point without mass does not
+    move. Arguments and errors as in :func:`sliced_wasserstein_distance`.
 
     Returns:
         The shape of x. Differentiable in x, as the piecewise-linear map it is (ranks held fixed); the gradient in y

@@ -60,15 +60,15 @@ def _sliced_fake(
     return x.new_empty(x.shape[:-2]), *kept
 
 
-def _sliced_setup(ctx: Any, inputs: Any, output: Any) -> None:
+def _sliced_setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor, ...]:
     x, y, projections, _, _, p, root, keep_x, keep_y = inputs
-    value, kept_x, kept_y = output
-    ctx.save_for_backward(projections, value, kept_x, kept_y)
     ctx.power, ctx.root, ctx.keeps, ctx.shapes = p, root, (keep_x, keep_y), (x.shape, y.shape)
+    return projections, *output
 
 
-def _sliced_backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
-    projections, value, *kept = ctx.saved_tensors
+def _sliced_backward(
+    ctx: Any, grad_value: Tensor | None, projections: Tensor, value: Tensor, *kept: Tensor
+) -> tuple[Tensor | None, ...]:
     grads: list[Tensor | None] = [None, None]
     if grad_value is not None:
         scale = cost_gradient(grad_value, value, ctx.power, ctx.root).reshape(-1, 1, 1)
@@ -105,16 +105,16 @@ def _rows_fake(
     return x.new_empty(x.shape[:-1]), *kept
 
 
-def _rows_setup(ctx: Any, inputs: Any, output: Any) -> None:
-    ctx.save_for_backward(*output[1:])
+def _rows_setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor, ...]:
     ctx.keeps = inputs[5:]
     ctx.shapes = [None if tensor is None else tensor.shape for tensor in inputs[:4]]
     ctx.weight_dtypes = [None if tensor is None else tensor.dtype for tensor in inputs[2:4]]
+    return output[1:]
 
 
-def _rows_backward(ctx: Any, grad_value: Tensor | None) -> tuple[Tensor | None, ...]:
+def _rows_backward(ctx: Any, grad_value: Tensor | None, *saved: Tensor) -> tuple[Tensor | None, ...]:
     grads: list[Tensor | None] = [None] * 4
-    for k, (keep, kept) in enumerate(zip(ctx.keeps, ctx.saved_tensors, strict=True)):
+    for k, (keep, kept) in enumerate(zip(ctx.keeps, saved, strict=True)):
         if not keep or grad_value is None:
             continue
         grad = kept * grad_value.unsqueeze(-1)

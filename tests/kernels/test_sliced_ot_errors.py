@@ -1,0 +1,121 @@
+"""Bad input of the sliced operations: each error names the argument."""
+
+import pytest
+import torch
+
+import cgm_kernels
+from tests.support.backends import running
+
+X, Y = torch.randn(6, 3), torch.randn(5, 3)
+THETA = cgm_kernels.random_projections(3, 4)
+
+CLOUD_ERRORS = [
+    (dict(x=[1.0]), TypeError, "x must be a tensor: got list"),
+    (dict(x=X.int()), TypeError, "x must be float32"),
+    (dict(y=Y.double()), TypeError, "y must have the dtype of x"),
+    (dict(y=Y.to("meta")), ValueError, "y must be on the device of x"),
+    (dict(x=X[0]), ValueError, "x must be a cloud"),
+    (dict(y=Y[:, :2]), ValueError, "y must be"),
+    (dict(y=Y[None]), ValueError, "y must be"),
+    (dict(x=X[None].expand(2, -1, -1), y=Y[None].expand(3, -1, -1)), ValueError, "y must be"),
+    (dict(x=X[:0]), ValueError, "x must hold at least one point"),
+    (dict(y=Y[:0]), ValueError, "y must hold at least one point"),
+    (dict(x=X[:, :0], y=Y[:, :0]), ValueError, "at least one dimension"),
+    (dict(projections=THETA.T), ValueError, "projections must be"),
+    (dict(projections=THETA[:, :0]), ValueError, "projections must hold at least one direction"),
+    (dict(projections=THETA.double()), TypeError, "projections must have the dtype of x"),
+    (dict(projections=None, n_projections=0), ValueError, "n_projections must be at least 1"),
+    (dict(projections=None, n_projections=2.0), TypeError, "n_projections must be an int"),
+    (dict(x_weights=torch.ones(5)), ValueError, "x_weights must be"),
+    (dict(x_weights=torch.tensor([-1.0, 1, 1, 1, 1, 1])), ValueError, "x_weights must be nonnegative"),
+    (dict(y_weights=torch.zeros(5)), ValueError, "y_weights must not be all zero"),
+    (dict(y_weights=torch.full((5,), torch.nan)), ValueError, "y_weights must be finite"),
+    (dict(y_weights=torch.tensor([torch.inf, 1, 1, 1, 1])), ValueError, "y_weights must be finite"),
+    (dict(x_weights=[1.0] * 6), TypeError, "x_weights must be a tensor"),
+]
+POWER_ERRORS = [(0.5, ValueError), (float("nan"), ValueError), (float("inf"), ValueError), ("two", TypeError)]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), CLOUD_ERRORS)
+def test_sliced_ot_errors(change, kind, message):
+    arguments = {"x": X, "y": Y, "projections": THETA, **change}
+    for name in ("sliced_wasserstein_distance", "sliced_wasserstein_cost", "sliced_displacement"):
+        with pytest.raises(kind, match=message):
+            getattr(cgm_kernels, name)(**arguments)
+
+
+@pytest.mark.parametrize(("p", "kind"), POWER_ERRORS)
+def test_power_errors(p, kind):
+    for call in (
+        lambda: cgm_kernels.sliced_wasserstein_distance(X, Y, p=p),
+        lambda: cgm_kernels.wasserstein_1d(X[0], Y[0], p=p),
+    ):
+        with pytest.raises(kind, match="p must be"):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "message"),
+    [
+        ((X[:, :0], Y), ValueError, "x must hold at least one point"),
+        ((torch.tensor(1.0), Y), ValueError, "x must hold at least one point"),
+        ((X, Y[:4]), ValueError, "y must broadcast to x"),
+        ((X, Y.half()), TypeError, "y must have the dtype of x"),
+    ],
+)
+def test_wasserstein_1d_errors(arguments, kind, message):
+    with pytest.raises(kind, match=message):
+        cgm_kernels.wasserstein_1d(*arguments)
+
+
+def test_random_projections_errors():
+    with pytest.raises(ValueError, match="dim must be at least 1"):
+        cgm_kernels.random_projections(0, 3)
+    with pytest.raises(ValueError, match="n_projections must be at least 1"):
+        cgm_kernels.random_projections(3, -1)
+
+
+def test_backend_errors():
+    with pytest.raises(ValueError, match="name must be one of auto, native, triton, reference: got 'cuda'"):
+        cgm_kernels.set_backend("cuda")
+    with pytest.raises(ValueError, match="name must be one of"), cgm_kernels.use_backend("fast"):
+        pass
+
+
+@pytest.mark.parametrize("pair", running())
+def test_gradients_that_the_kernels_lack_are_refused(pair):
+    backend, device = pair
+    x, y, theta = X[:5].to(device), Y.to(device), THETA.to(device)
+    cases = {
+        "projections": dict(projections=theta.clone().requires_grad_()),
+        "x_weights": dict(projections=theta, x_weights=torch.ones(5, device=device, requires_grad=True)),
+    }
+    for name, arguments in cases.items():
+        with cgm_kernels.use_backend(backend):
+            if backend == "reference":
+                cgm_kernels.sliced_wasserstein_cost(x, y, **arguments).backward()
+            else:
+                with pytest.raises(ValueError, match=f"{name} requires grad"):
+                    cgm_kernels.sliced_wasserstein_cost(x, y, **arguments)
+
+
+@pytest.mark.parametrize("pair", running())
+def test_second_and_forward_derivatives_are_refused_or_right(pair):
+    backend, device = pair
+    x = X[:5].double().to(device).requires_grad_()
+    y, theta = Y.double().to(device), THETA.double().to(device)
+    functions = {
+        "sliced": lambda x: cgm_kernels.sliced_wasserstein_cost(x, y, projections=theta),
+        "rows": lambda x: cgm_kernels.wasserstein_1d(x, y).sum(),
+    }
+    for function in functions.values():
+        with cgm_kernels.use_backend(backend):
+            (first,) = torch.autograd.grad(function(x), x, create_graph=True)
+            if backend == "reference":
+                first.sum().backward()
+                torch.autograd.functional.jvp(function, x.detach(), torch.ones_like(x))
+                continue
+            with pytest.raises(RuntimeError, match="reference"):
+                first.sum().backward()
+            with pytest.raises(RuntimeError, match="reference"):
+                torch.func.jvp(function, (x.detach(),), (torch.ones_like(x),))
