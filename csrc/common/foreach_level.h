@@ -5,8 +5,8 @@
 //
 // Two rules keep a binary that runs everywhere: a level file includes no system header (include them before this one),
 // and it instantiates nothing of namespace std. Otherwise the linker may keep the AVX-512 copy of a shared inline
-// function for all callers, and an older CPU stops with SIGILL. Everything in a level file lives in namespace CGM_LEVEL.
-// A level file has no include guard: it is read once per level. Deliberately no #pragma once here either.
+// function for all callers, and an older CPU stops with SIGILL. Everything in a level file lives in namespace
+// CGM_LEVEL. A level file has no include guard: it is read once per level. Deliberately no #pragma once here either.
 
 #define CGM_LEVEL baseline
 #define CGM_LEVEL_BASELINE 1
@@ -36,8 +36,9 @@
 #define CGM_LEVEL avx512
 #define CGM_LEVEL_AVX512 1
 #if defined(__clang__)
-#pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512vl,avx512dq,avx512bw,avx512cd,avx2,fma,bmi,bmi2,f16c,prefer-vector-width=512"))), \
+#pragma clang attribute push(                                                                                   \
+    __attribute__((                                                                                             \
+        target("avx512f,avx512vl,avx512dq,avx512bw,avx512cd,avx2,fma,bmi,bmi2,f16c,prefer-vector-width=512"))), \
     apply_to = function)
 #else
 #pragma GCC push_options

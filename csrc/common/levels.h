@@ -21,7 +21,7 @@ void set_cpu_level(CpuLevel level);
 // CGM_AT_LEVEL(function)(arguments...) calls cgm::...::<level>::function of the level in force; the levels are
 // namespaces beside the caller.
 #if defined(__x86_64__) && defined(__GNUC__)
-#define CGM_AT_LEVEL(function)                                  \
+#define CGM_AT_LEVEL(function)                                       \
   (::cgm::cpu_level() == ::cgm::CpuLevel::avx512 ? &avx512::function \
    : ::cgm::cpu_level() == ::cgm::CpuLevel::avx2 ? &avx2::function   \
                                                  : &baseline::function)

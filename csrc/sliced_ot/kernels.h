@@ -23,7 +23,8 @@ struct TransportRows {
   int64_t y_stride = 0;
   double p = 2.0;  // >= 1
 
-  // Weights, nonnegative and summing to one: (groups, n) contiguous, row r reads group r / rows_per_group; null: uniform.
+  // Weights, nonnegative and summing to one: (groups, n) contiguous, row r reads group r / rows_per_group.
+  // Null means uniform.
   const double* x_weights = nullptr;  // given together: either both null or neither
   const double* y_weights = nullptr;
   int64_t rows_per_group = 1;
@@ -31,8 +32,8 @@ struct TransportRows {
   double* cost = nullptr;  // (rows)
 
   // Derivatives of the row's cost, each null when unwanted.
-  scalar_t* x_coefficients = nullptr;   // (rows, n) contiguous, by x; may be x itself when x_stride == n
-  scalar_t* y_coefficients = nullptr;   // (rows, m) contiguous, by y; may be y itself when y_stride == m
+  scalar_t* x_coefficients = nullptr;         // (rows, n) contiguous, by x; may be x itself when x_stride == n
+  scalar_t* y_coefficients = nullptr;         // (rows, m) contiguous, by y; may be y itself when y_stride == m
   scalar_t* x_weight_coefficients = nullptr;  // (rows, n) by the normalised weights, up to a constant of each row
   scalar_t* y_weight_coefficients = nullptr;  // (rows, m)
 };
@@ -61,8 +62,8 @@ void transport_rows_cuda(const TransportRows<scalar_t>& problem, void* workspace
 template <typename scalar_t>
 struct ProjectedClouds {
   int64_t batch = 0, directions = 0, d = 0;
-  const scalar_t* x = nullptr;            // (batch, n, d) contiguous
-  const scalar_t* y = nullptr;            // (batch, m, d) contiguous
+  const scalar_t* x = nullptr;                  // (batch, n, d) contiguous
+  const scalar_t* y = nullptr;                  // (batch, m, d) contiguous
   const scalar_t* directions_by_row = nullptr;  // (directions, d) contiguous
 };
 
