@@ -6,6 +6,7 @@ import importlib
 import pathlib
 import warnings
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -30,6 +31,7 @@ def _load() -> tuple[ModuleType | None, str | None]:
     return module, None
 
 
+_C: Any
 _C, _reason = _load()
 if _C is None:
     warnings.warn(f"cgm_kernels runs on its PyTorch reference: {_reason}", RuntimeWarning, stacklevel=2)

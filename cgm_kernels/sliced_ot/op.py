@@ -143,9 +143,10 @@ def sliced_displacement(
     """
     projections = _checked_directions(x, y, projections, n_projections, x_weights, y_weights, generator)
     if x.dtype in HALVES:
-        clouds = (x.float(), y.float())
-        given = {"projections": projections.float(), "x_weights": x_weights, "y_weights": y_weights}
-        return sliced_displacement(*clouds, **given).to(x.dtype)
+        widened = projections.float()
+        return sliced_displacement(
+            x.float(), y.float(), projections=widened, x_weights=x_weights, y_weights=y_weights
+        ).to(x.dtype)
     backend = backends.select(x.device.type)
     if backend == "reference":
         return reference.sliced_displacement(x, y, projections, x_weights, y_weights)

@@ -56,8 +56,8 @@ def _sliced_fake(
     keep_x: int,
     keep_y: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kept = (x.new_empty(_kept_shape(c, projections, keep)) for c, keep in ((x, keep_x), (y, keep_y)))
-    return x.new_empty(x.shape[:-2]), *kept
+    kept_x, kept_y = (x.new_empty(_kept_shape(c, projections, keep)) for c, keep in ((x, keep_x), (y, keep_y)))
+    return x.new_empty(x.shape[:-2]), kept_x, kept_y
 
 
 def _sliced_setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor, ...]:

@@ -5,6 +5,8 @@ Triton itself is imported by the first launch. Nothing here waits for the device
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ def sliced_forward(
         Side(cloud if cloud.dim() == 3 else cloud.unsqueeze(0), _batched(weights, cloud.shape[:-1]), keep != 0)
         for cloud, weights, keep in ((x, x_weights, keep_x), (y, y_weights, keep_y))
     ]
-    problem = Problem(*sides, projections, p)
+    problem = Problem(sides[0], sides[1], projections, p)
     n_directions = projections.shape[1]
     costs = x.new_empty(problem.rows, dtype=torch.float64)
     kept = [_kept(side.points, n_directions, keep) for side, keep in zip(sides, (keep_x, keep_y), strict=True)]
@@ -42,12 +44,12 @@ def sliced_forward(
             ]
             solve(problem, chunk, costs[chunk], *coefficients)
             for gradient, keep, rows in zip(kept, (keep_x, keep_y), coefficients, strict=True):
-                if keep == _GRADIENT:
+                if keep == _GRADIENT and rows is not None:
                     _accumulate(gradient, rows, projections, chunk)
     value = costs.view(-1, n_directions).mean(-1)
     if root:
         value = torch.where(value == 0, 0.0, value.pow(1.0 / p))
-    return value.to(x.dtype).reshape(x.shape[:-2]), *kept
+    return value.to(x.dtype).reshape(x.shape[:-2]), kept[0], kept[1]
 
 
 def wasserstein_1d_forward(
@@ -66,11 +68,12 @@ def wasserstein_1d_forward(
         Side(points.reshape(-1, points.shape[-1], 1), _batched(weights, points.shape), keep)
         for points, weights, keep in ((x, x_weights, keep_x), (y, y_weights, keep_y))
     ]
-    problem = Problem(*sides, None, p)
+    problem = Problem(sides[0], sides[1], None, p)
     costs = x.new_empty(problem.rows, dtype=torch.float64)
     keeps = ((x, keep_x), (y, keep_y), (x, keep_x_weights), (y, keep_y_weights))
     kept = [x.new_empty(points.shape if keep else (0,)) for points, keep in keeps]
     flat = [out.view(-1, out.shape[-1]) if keep else None for out, (_, keep) in zip(kept, keeps, strict=True)]
+    x_masses, y_masses = (cast(Tensor, side.weights) for side in sides)  # read only where their derivative is wanted
     row_bytes = sum(64 * points.shape[-1] for points, keep in keeps[2:] if keep)
     with torch.cuda.device_of(x):
         for chunk in problem.chunks(row_bytes):
@@ -80,10 +83,10 @@ def wasserstein_1d_forward(
                 continue
             # At a boundary that both sides share, x takes the lower partner and y the upper: one and the same coupling.
             if rows[2] is not None:
-                rows[2].copy_(_weight_derivative(*ranked, sides[0].weights[chunk], p, right=False))
+                rows[2].copy_(_weight_derivative(*ranked, x_masses[chunk], p, right=False))
             if rows[3] is not None:
-                rows[3].copy_(_weight_derivative(*ranked[::-1], sides[1].weights[chunk], p, right=True))
-    return costs.to(x.dtype).reshape(x.shape[:-1]), *kept
+                rows[3].copy_(_weight_derivative(*ranked[::-1], y_masses[chunk], p, right=True))
+    return costs.to(x.dtype).reshape(x.shape[:-1]), kept[0], kept[1], kept[2], kept[3]
 
 
 def _batched(weights: Tensor | None, shape: torch.Size) -> Tensor | None:
@@ -123,18 +126,19 @@ def _weight_derivative(own: SortedRows, other: SortedRows, weights: Tensor, p: f
     Moving mass from rank k to k + 1 changes the cost by |u_(k+1) − v|^p − |u_k − v|^p, v being the point of the other
     side that both ranks meet: the sums of these are the derivative by the normalised weights, up to a constant.
     """
+    cumulative, order = cast(Tensor, own.cumulative), cast(Tensor, own.order)
     m = other.values.shape[1]
     if other.cumulative is None:
         edges = torch.arange(1, m + 1, dtype=torch.float64, device=weights.device) / m
         edges = edges.expand(other.values.shape).contiguous()
     else:
         edges = other.cumulative
-    partner = torch.searchsorted(edges, own.cumulative[:, :-1].contiguous(), right=right).clamp_(max=m - 1)
+    partner = torch.searchsorted(edges, cumulative[:, :-1].contiguous(), right=right).clamp_(max=m - 1)
     v, u = other.values.gather(-1, partner).double(), own.values.double()
     change = (u[:, 1:] - v).abs().pow(p) - (u[:, :-1] - v).abs().pow(p)
     potential = torch.cat([torch.zeros_like(u[:, :1]), change.cumsum(-1)], -1)
-    mass = own.cumulative.diff(dim=-1, prepend=torch.zeros_like(own.cumulative[:, :1]))
+    mass = cumulative.diff(dim=-1, prepend=torch.zeros_like(cumulative[:, :1]))
     centred = potential - (mass * potential).sum(-1, keepdim=True)
-    by_point = torch.empty_like(centred).scatter_(-1, own.order.long(), centred)
+    by_point = torch.empty_like(centred).scatter_(-1, order.long(), centred)
     poison = (own.poison + other.poison).unsqueeze(-1)
     return by_point / weights.double().sum(-1, keepdim=True) + poison
