@@ -41,10 +41,9 @@ def evaluate(
         raise ValueError(f"{data.name} holds out {len(data.test_x)} points: too few to evaluate on")
     model = load(run.model_path)
     n = data.n_train if n is None else n
-    generator = torch.Generator().manual_seed(seed)
-    clouds = references(data, n, generator)
+    clouds = references(data, n, torch.Generator().manual_seed(seed))
     training = clouds.pop("training split")
-    clouds[type(model).__name__] = model.sample(n, generator=generator).float()
+    clouds[type(model).__name__] = model.sample(n, generator=torch.Generator().manual_seed(seed)).float()
     clouds["training split"] = training
     rows = {name: score(cloud, data, n_permutations=n_permutations) for name, cloud in clouds.items()}
     content = {"n_samples": n, "n_held_out": len(data.test_x), "seed": seed, "rows": rows}

@@ -71,7 +71,7 @@ class SlicedWassersteinFlow(GenerativeModel):
         n_steps: int = 300,
         n_projections: int | None = None,
         n_quantiles: int = 100,
-        n_particles: int = 20_000,
+        n_particles: int = 10_000,
         step_size: float | None = None,
         regularization: float = 0.0,
         base: str = "gaussian",
