@@ -31,6 +31,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     measure.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     measure.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results/<device>)")
     measure.add_argument("--memory", action="store_true", help="measure peak memory also when --sizes is given")
+    measure.add_argument("--seconds", type=float, help="begin no further row once this much time has passed")
+    measure.add_argument(
+        "--resume", action="store_true", help="keep the rows of an interrupted run with these settings"
+    )
     measure.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
     table = commands.add_parser("table", help="render the README's table from the stored results")
     table.add_argument("--readme", type=Path, default=machine.ROOT / "README.md")

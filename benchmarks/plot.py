@@ -81,7 +81,14 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
     floors = [(n, seconds * 1e3) for n, seconds in floors if seconds is not None]
     if floors:
         colour, _, line, width = FLOOR
-        axes.plot(*zip(*floors, strict=True), color=colour, linestyle=line, linewidth=width, label="floor: sort + GEMM")
+        axes.plot(
+            *zip(*floors, strict=True),
+            color=colour,
+            marker=".",
+            linestyle=line,
+            linewidth=width,
+            label="floor: sort + GEMM",
+        )
     axes.set(xscale="log", yscale="log", xlabel="points in each cloud")
     axes.set_title(title, fontsize=10, color=INK)
     axes.grid(True, which="major", color=GRID, linewidth=0.8)

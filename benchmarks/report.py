@@ -28,6 +28,19 @@ def write(result: Result, folder: Path) -> Path:
     return path
 
 
+def earlier_rows(result: Result, folder: Path) -> list[dict[str, Any]]:
+    """The rows that a run of the same commit, settings and device left in the folder."""
+    path = folder / f"{stem(result)}.json"
+    if not path.exists():
+        return []
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    same = json.loads(json.dumps(result))
+    alike = stored["settings"] == same["settings"] and all(
+        stored["machine"][key] == same["machine"][key] for key in ("device", "torch", "threads", "commit")
+    )
+    return stored["rows"] if alike else []
+
+
 def stem(result: Result) -> str:
     return result["benchmark"] + ("_quick" if result["settings"]["quick"] else "")
 

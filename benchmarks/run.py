@@ -30,15 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
     settings = {"device": device, "quick": quick, "backends": backends, "plan": vars(plan), "dtype": "float32"}
     result: dict[str, Any] = {"benchmark": "sliced_ot", "machine": machine.facts(device), "settings": settings}
     result |= {"copy_bytes_per_second": floor.copy_bandwidth(device), "memory": [], "rows": []}
+    if arguments.resume:
+        result["rows"] = report.earlier_rows(result, folder)
+    wanted = [(cell, mode) for cell in cells for mode in arguments.modes]
+    measured = [(row["cell"], row["mode"]) for row in result["rows"]]
+    limit = arguments.seconds or (QUICK_SECONDS - 30 if quick else float("inf"))
     try:
-        for cell in cells:
-            if quick and time.monotonic() - started > QUICK_SECONDS - 30:
-                print("time is up: the remaining sizes are left out", flush=True)
+        for cell, mode in [one for one in wanted if one not in measured]:
+            if time.monotonic() - started > limit:
+                print(f"time is up: {len(result['rows'])} of {len(wanted)} rows are measured", flush=True)
                 break
-            for mode in arguments.modes:
-                result["rows"].append(_row(cell, mode, device, backends, plan, quick))
-                report.write(result, folder)
-        _memory(result, backends, arguments, started)
+            result["rows"].append(_row(cell, mode, device, backends, plan, quick))
+            report.write(result, folder)
+        if quick or len(result["rows"]) == len(wanted):
+            _memory(result, backends, arguments, started)
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept", flush=True)
     finally:

@@ -71,6 +71,7 @@ class Contender:
     call: Call | None = None
     skipped: str | None = None
     rounds: int | None = None  # fewer rounds than the others, for one that takes seconds a call
+    warm: bool = False  # has run at this size already
     prepare: Callable[[], None] | None = None  # runs before each sample, outside the clock
 
 
@@ -102,7 +103,8 @@ def warm_up(one: Contender, clock: Clock, sample_seconds: float = SAMPLE_SECONDS
     call = one.call
     if one.prepare is not None:
         one.prepare()
-    clock(call, 0, 1)  # compiles, loads, allocates
+    if not one.warm:
+        clock(call, 0, 1)  # compiles, loads, allocates
     calls = 1
     while True:
         seconds = clock(call, 0, calls)

@@ -172,12 +172,14 @@ def judge(tool: str, code: int, output: str) -> dict[str, Any]:
 
 
 def bench(results: Path) -> dict[str, Any]:
-    """The benchmarks, quick enough for the stage; they write their own JSON and tables into the results folder."""
+    """The benchmarks, as far as the stage's time goes; the stage run again goes on where it stopped."""
     command = [sys.executable, "-m", "benchmarks", "sliced_ot", "--device", "cuda", "--out", str(results)]
-    code, output = run("bench", command, STAGE_SECONDS)
+    code, output = run("bench", [*command, "--resume", "--seconds", "300"], STAGE_SECONDS)
     if code != 0:
         return {"passed": False, "summary": "stopped: too slow" if code == 124 else "the benchmarks failed"}
-    return {"passed": True, "summary": "done", "output": output[-4000:]}
+    rest = re.search(r"time is up: (.*)", output)
+    summary = f"{rest.group(1)}; run the stage again to go on" if rest else "every row is measured"
+    return {"passed": True, "summary": summary, "output": output[-4000:]}
 
 
 STAGES = {"build": build, "test": test, "sanitize": sanitize, "bench": bench}
