@@ -157,7 +157,7 @@ def contenders(problem: Problem, backends: tuple[str, ...], quick: bool) -> list
     found = [problem.contender(name) for name in backends]
     found.append(problem.contender("eager"))
     for name in ("compile", "pot"):
-        reason = why_not(name, problem.cell, quick)
+        reason = why_not(name, problem.cell, quick, problem.gradient)
         if reason is None:
             try:
                 found.append(problem.contender(name))
@@ -171,8 +171,10 @@ def contenders(problem: Problem, backends: tuple[str, ...], quick: bool) -> list
     return [*found, problem.contender("floor_sort"), problem.contender("floor_gemm")]
 
 
-def why_not(name: str, cell: dict[str, int], quick: bool) -> str | None:
+def why_not(name: str, cell: dict[str, int], quick: bool, gradient: bool = True) -> str | None:
     """Why a contender is left out at a size, or None."""
+    if quick and cell == HEADLINE and not gradient and name in ("compile", "pot"):
+        return "timed with the gradient alone in a quick run"
     if name == "compile":
         on_curve = all(cell[key] == value for key, value in CURVE.items())
         if not on_curve or (quick and cell != HEADLINE):
