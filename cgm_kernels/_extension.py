@@ -22,7 +22,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
         return None, f"the extension was not built{why} (pip install --no-build-isolation -e . in the source folder)"
     except Exception as error:  # a broken extension must not break the import
         return None, f"the extension does not load: {error}"
-    info = module.build_info()
+    try:
+        info = module.build_info()
+    except RuntimeError as error:  # CGM_CPU_LEVEL names no level of this CPU
+        return None, str(error)
     if info["torch"] != torch.__version__:
         return None, f"built against torch {info['torch']}, running under torch {torch.__version__}: build again"
     source = info["source"]

@@ -46,7 +46,7 @@ def register(
         grads = backward(ctx, grad_value, *saved)
         if not torch.is_grad_enabled():
             return grads
-        return tuple(grad if grad is None else _refuse(grad, value) for grad in grads)
+        return tuple(grad if grad is None else _refuse(grad, value, grad_value) for grad in grads)
 
     for namespace in NAMESPACES:
         operator = f"{namespace}::{name}"
@@ -75,12 +75,12 @@ def _function(operator: str, setup: Callable[..., None], differentiate: Callable
 
 
 class _RefuseDoubleBackward(Function):
-    """The identity on a gradient, tied by ``value`` to the graph of what it was taken by."""
+    """The identity on a gradient, tied by its sources to the graphs of all that it depends on."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(gradient: Tensor, value: Tensor) -> Tensor:
+    def forward(gradient: Tensor, *sources: Tensor | None) -> Tensor:
         return gradient.view_as(gradient)
 
     @staticmethod
@@ -94,8 +94,8 @@ class _RefuseDoubleBackward(Function):
         )
 
 
-def _refuse(gradient: Tensor, value: Tensor) -> Tensor:
-    return _RefuseDoubleBackward.apply(gradient, value)
+def _refuse(gradient: Tensor, *sources: Tensor | None) -> Tensor:
+    return _RefuseDoubleBackward.apply(gradient, *sources)
 
 
 def refuse_gradients(**tensors: Tensor | None) -> None:

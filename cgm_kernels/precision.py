@@ -19,9 +19,10 @@ def outside_autocast(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def wrapper(x: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(x, Tensor) or not torch.is_autocast_enabled(x.device.type):
+        device = x.device.type if isinstance(x, Tensor) else "meta"
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return function(x, *args, **kwargs)
-        with torch.autocast(x.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             kwargs = {name: _widened(value) for name, value in kwargs.items()}
             return function(_widened(x), *map(_widened, args), **kwargs)
 

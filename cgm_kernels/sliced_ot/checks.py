@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import numbers
+import operator
 
 import torch
 from torch import Tensor
@@ -15,6 +17,10 @@ def tensor(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a tensor: got {type(value).__name__}")
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16: got {value.dtype}")
+    if value.layout is not torch.strided or value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor: got layout {value.layout}{' (nested)' if value.is_nested else ''}"
+        )
 
 
 def like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -70,21 +76,19 @@ def directions(projections: Tensor, x: Tensor) -> None:
 
 
 def power(p: float) -> float:
-    try:
-        value = float(p)
-    except (TypeError, ValueError):
-        raise TypeError(f"p must be a number: got {type(p).__name__}") from None
-    if not 1.0 <= value < math.inf:
-        raise ValueError(f"p must be at least 1 and finite: got {value}")
-    return value
+    if isinstance(p, bool) or not isinstance(p, numbers.Real):
+        raise TypeError(f"p must be a number: got {type(p).__name__}")
+    if not 1.0 <= p < math.inf:
+        raise ValueError(f"p must be at least 1 and finite: got {p}")
+    return float(p)
 
 
 def count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int: got {type(value).__name__}")
-    if value < 1:
+    if operator.index(value) < 1:
         raise ValueError(f"{name} must be at least 1: got {value}")
-    return value
+    return operator.index(value)
 
 
 def weights(name: str, value: Tensor | None, points_name: str, points_shape: torch.Size, points: Tensor) -> None:

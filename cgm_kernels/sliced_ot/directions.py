@@ -32,8 +32,11 @@ def random_projections(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    checks.count("dim", dim)
-    checks.count("n_projections", n_projections)
+    dim, n_projections = checks.count("dim", dim), checks.count("n_projections", n_projections)
+    if dtype is not None and dtype not in checks.FLOATS:
+        raise TypeError(f"dtype must be float32, float64, float16 or bfloat16: got {dtype}")
+    if generator is not None and not isinstance(generator, Generator):
+        raise TypeError(f"generator must be a torch.Generator: got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"generator must be a CPU generator: got one on {generator.device}")
     blocks = -(-n_projections // dim) if orthogonal else 1

@@ -86,7 +86,9 @@ def cost_gradient(grad_value: Tensor, value: Tensor, p: float, root: bool) -> Te
     if not root or p == 1.0:
         return grad_value
     zero = value == 0
-    return torch.where(zero, 0.0, grad_value * torch.where(zero, 1.0, value).pow(1.0 - p) / p)
+    # Near 0 the slope overflows while the coefficients underflow: a finite slope keeps their product from being NaN.
+    slope = (torch.where(zero, 1.0, value).pow(1.0 - p) / p).clamp(max=torch.finfo(value.dtype).max)
+    return torch.where(zero, 0.0, grad_value * slope)
 
 
 def _rows_fake(

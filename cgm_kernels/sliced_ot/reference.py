@@ -76,7 +76,10 @@ def _cumulative(weights: Tensor | None, order: Tensor) -> Tensor:
     n = order.shape[-1]
     if weights is None:
         return torch.arange(1, n + 1, dtype=torch.float64, device=order.device) / n
-    total = weights.double().expand(order.shape).gather(-1, order).cumsum(-1)
+    wide = weights.double()
+    valid = (wide >= 0).all(-1, keepdim=True) & wide.isfinite().all(-1, keepdim=True) & (wide > 0).any(-1, keepdim=True)
+    wide = wide / wide.amax(-1, keepdim=True).detach() * torch.where(valid, 1.0, torch.nan)
+    total = wide.expand(order.shape).gather(-1, order).cumsum(-1)
     return total / total[..., -1:]
 
 
@@ -84,8 +87,11 @@ def _segments(x_cumulative: Tensor, y_cumulative: Tensor) -> tuple[Tensor, Tenso
     """The pieces on which both quantile functions are constant: their mass and the sorted points i and j that meet."""
     batch = torch.broadcast_shapes(x_cumulative.shape[:-1], y_cumulative.shape[:-1])
     x_cumulative, y_cumulative = (c.expand(*batch, c.shape[-1]).contiguous() for c in (x_cumulative, y_cumulative))
-    edges = torch.cat([x_cumulative, y_cumulative], -1).sort(dim=-1).values
+    n, m = x_cumulative.shape[-1], y_cumulative.shape[-1]
+    edges, order = torch.cat([x_cumulative, y_cumulative], -1).sort(dim=-1, stable=True)
     mass = edges.diff(dim=-1, prepend=torch.zeros_like(edges[..., :1]))
-    i = torch.searchsorted(x_cumulative.detach(), edges.detach()).clamp_(max=x_cumulative.shape[-1] - 1)
-    j = torch.searchsorted(y_cumulative.detach(), edges.detach()).clamp_(max=y_cumulative.shape[-1] - 1)
+    # Partners by counting the edges passed, not by comparing values: a point without mass keeps its own, empty piece.
+    is_x = (order < n).long()
+    i = (is_x.cumsum(-1) - is_x).clamp_(max=n - 1)
+    j = ((1 - is_x).cumsum(-1) - (1 - is_x)).clamp_(max=m - 1)
     return mass, i, j

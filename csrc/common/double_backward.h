@@ -3,13 +3,14 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <vector>
+
 namespace cgm {
 
 class RefuseDoubleBackward : public torch::autograd::Function<RefuseDoubleBackward> {
  public:
-  // `input` ties the gradient to the graph of what it was taken by.
-  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& gradient, const at::Tensor& input) {
-    (void)input;
+  // `sources` tie the gradient to the graphs of all that it depends on.
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& gradient, at::TensorList) {
     return gradient.view_as(gradient);
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*, torch::autograd::variable_list) {
@@ -19,8 +20,8 @@ class RefuseDoubleBackward : public torch::autograd::Function<RefuseDoubleBackwa
   }
 };
 
-inline at::Tensor refuse_double_backward(const at::Tensor& gradient, const at::Tensor& input) {
-  return RefuseDoubleBackward::apply(gradient, input);
+inline at::Tensor refuse_double_backward(const at::Tensor& gradient, const std::vector<at::Tensor>& sources) {
+  return RefuseDoubleBackward::apply(gradient, at::TensorList(sources));
 }
 
 }  // namespace cgm

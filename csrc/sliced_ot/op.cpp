@@ -8,6 +8,12 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <array>
+#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "common/double_backward.h"
 #include "common/fast_path.h"
 #include "sliced_ot/sliced.h"
@@ -18,12 +24,25 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
+double largest(at::ScalarType type) {
+  return type == at::kDouble ? std::numeric_limits<double>::max() : std::numeric_limits<float>::max();
+}
+
 // The gradient by the mean cost c of value = c or c^(1/p), 0 where c is 0; see operators.py, cost_gradient.
 at::Tensor cost_gradient(const at::Tensor& grad, const at::Tensor& value, double p, bool root) {
   if (!root || p == 1.0) return grad;
   const auto zero = value == 0;
-  const auto slope = at::pow(value, 1.0 - p) / p;
+  // Near 0 the slope overflows while the coefficients underflow: a finite slope keeps their product from being NaN.
+  const auto slope = (at::pow(value, 1.0 - p) / p).clamp_max(largest(value.scalar_type()));
   return at::where(zero, at::Scalar(0.0), grad * slope);
+}
+
+// Under create_graph the gradients depend on all that `sources` depend on; to differentiate them again is refused.
+variable_list final_gradients(variable_list gradients, const std::vector<at::Tensor>& sources) {
+  if (!at::GradMode::is_enabled()) return gradients;
+  for (auto& gradient : gradients)
+    if (gradient.defined()) gradient = refuse_double_backward(gradient, sources);
+  return gradients;
 }
 
 class SlicedWasserstein : public torch::autograd::Function<SlicedWasserstein> {
@@ -33,48 +52,50 @@ class SlicedWasserstein : public torch::autograd::Function<SlicedWasserstein> {
                             const OptionalTensor& y_weights, double p, bool root, int64_t keep_x, int64_t keep_y) {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [value, kept_x, kept_y] = sliced_forward(x, y, projections, x_weights, y_weights, p, root, keep_x, keep_y);
-    ctx->save_for_backward({x, y, projections, value, kept_x, kept_y});
+    ctx->save_for_backward({projections, value, kept_x, kept_y});
     ctx->saved_data["p"] = p;
     ctx->saved_data["root"] = root;
     ctx->saved_data["keep_x"] = keep_x;
     ctx->saved_data["keep_y"] = keep_y;
+    ctx->saved_data["x_shape"] = x.sizes();
+    ctx->saved_data["y_shape"] = y.sizes();
     return value;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const bool again = at::GradMode::is_enabled();
+    const auto &projections = saved[0], &value = saved[1];
     variable_list result(9);
     {
       at::NoGradGuard no_grad;
       const auto scale =
-          cost_gradient(grads[0], saved[3].detach(), ctx->saved_data["p"].toDouble(), ctx->saved_data["root"].toBool())
+          cost_gradient(grads[0], value.detach(), ctx->saved_data["p"].toDouble(), ctx->saved_data["root"].toBool())
               .reshape({-1, 1, 1});
-      result[0] = cloud_gradient(saved[0], saved[2], saved[4], scale, ctx->saved_data["keep_x"].toInt());
-      result[1] = cloud_gradient(saved[1], saved[2], saved[5], scale, ctx->saved_data["keep_y"].toInt());
+      const auto gradient = [&](const at::Tensor& kept, const char* keep, const char* shape) {
+        const auto sizes = ctx->saved_data[shape].toIntVector();
+        return cloud_gradient(projections, kept, scale, ctx->saved_data[keep].toInt(), sizes);
+      };
+      result[0] = gradient(saved[2], "keep_x", "x_shape");
+      result[1] = gradient(saved[3], "keep_y", "y_shape");
     }
-    if (again) {
-      for (int k : {0, 1})
-        if (result[k].defined()) result[k] = refuse_double_backward(result[k], saved[k]);
-    }
-    return result;
+    return final_gradients(std::move(result), {value, grads[0]});
   }
 
  private:
-  static at::Tensor cloud_gradient(const at::Tensor& cloud, const at::Tensor& projections, const at::Tensor& kept,
-                                   const at::Tensor& scale, int64_t keep) {
+  static at::Tensor cloud_gradient(const at::Tensor& projections, const at::Tensor& kept, const at::Tensor& scale,
+                                   int64_t keep, at::IntArrayRef shape) {
     switch (static_cast<Keep>(keep)) {
       case Keep::nothing:
         return {};
       case Keep::coefficients:
-        return from_coefficients(projections, kept, scale).reshape(cloud.sizes());
+        return from_coefficients(projections, kept, scale).reshape(shape);
       default:
-        return (kept * scale).reshape(cloud.sizes());
+        return (kept * scale).reshape(shape);
     }
   }
 
   static at::Tensor from_coefficients(const at::Tensor& projections, const at::Tensor& kept, const at::Tensor& scale) {
-    if (!kept.is_cpu() || kept.size(0) != 1)
+    if (!kept.is_cpu() || kept.size(0) != 1 || !plain_eager(scale))
       return at::matmul((kept * (scale / projections.size(1))).mT(), projections.t());
     // One pass over the gradient: the scale goes into the product.
     auto gradient = at::empty({kept.size(2), projections.size(0)}, kept.options());
@@ -91,27 +112,29 @@ class Wasserstein1d : public torch::autograd::Function<Wasserstein1d> {
     at::AutoDispatchBelowADInplaceOrView below;
     auto [value, kept_x, kept_y, kept_xw, kept_yw] =
         wasserstein_1d_forward(x, y, x_weights, y_weights, p, keep_x, keep_y, keep_x_weights, keep_y_weights);
-    ctx->save_for_backward(
-        {x, y, x_weights.value_or(at::Tensor()), y_weights.value_or(at::Tensor()), kept_x, kept_y, kept_xw, kept_yw});
+    ctx->save_for_backward({value, kept_x, kept_y, kept_xw, kept_yw});
+    const std::array<OptionalTensor, 4> inputs{x, y, x_weights, y_weights};
+    const std::array<bool, 4> keeps{keep_x, keep_y, keep_x_weights, keep_y_weights};
+    for (size_t k = 0; k < inputs.size(); ++k) {
+      if (!keeps[k]) continue;
+      ctx->saved_data["shape" + std::to_string(k)] = inputs[k]->sizes();
+      ctx->saved_data["dtype" + std::to_string(k)] = inputs[k]->scalar_type();
+    }
     return value;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const bool again = at::GradMode::is_enabled();
     variable_list result(9);
-    size_t edge = 0;  // absent weights have no edge in the graph
-    for (int k = 0; k < 4; ++k) {
-      const auto &input = saved[k], &kept = saved[4 + k];
-      if (!input.defined() || !ctx->needs_input_grad(edge++)) continue;
+    for (size_t k = 0; k < 4; ++k) {
+      const auto shape = ctx->saved_data.find("shape" + std::to_string(k));
+      if (shape == ctx->saved_data.end()) continue;
       at::NoGradGuard no_grad;
-      result[k] = (kept * grads[0].unsqueeze(-1)).sum_to_size(input.sizes()).to(input.scalar_type());
+      const auto dtype = ctx->saved_data["dtype" + std::to_string(k)].toScalarType();
+      const auto by_row = saved[1 + k] * grads[0].unsqueeze(-1);
+      result[k] = by_row.sum_to_size(shape->second.toIntVector()).to(dtype);
     }
-    if (again) {
-      for (int k = 0; k < 4; ++k)
-        if (result[k].defined()) result[k] = refuse_double_backward(result[k], saved[k]);
-    }
-    return result;
+    return final_gradients(std::move(result), {saved[0], grads[0]});
   }
 };
 

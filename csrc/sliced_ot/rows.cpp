@@ -5,17 +5,27 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/where.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+
+#include <limits>
 
 #include "sliced_ot/sliced.h"
 
 namespace cgm::sliced_ot {
 namespace {
 
-// (1, n) or (groups, n) float64 with rows that sum to one.
+// (1, n) or (groups, n) float64 with rows that sum to one; divided by their largest first, so that no sum overflows.
 at::Tensor normalised(const at::Tensor& raw, int64_t n) {
   const auto wide = raw.detach().to(at::kDouble).reshape({-1, n});
-  return wide / wide.sum(-1, /*keepdim=*/true);
+  const auto scaled = wide / wide.amax(-1, /*keepdim=*/true);
+  return scaled / scaled.sum(-1, /*keepdim=*/true);
+}
+
+// 1 for the groups whose weights are nonnegative and sum to one, NaN for the others.
+at::Tensor validity(const at::Tensor& weights) {
+  const auto valid = (weights >= 0).all(-1).logical_and(weights.sum(-1).isfinite());
+  return at::where(valid, at::Scalar(1.0), at::Scalar(std::numeric_limits<double>::quiet_NaN())).to(at::kDouble);
 }
 
 at::Tensor uniform(const at::Tensor& like, int64_t n) {
@@ -45,6 +55,20 @@ Weights::Weights(const std::optional<at::Tensor>& x_raw, const std::optional<at:
   groups = std::max(x.size(0), y.size(0));
   x = in_groups(x, groups);
   y = in_groups(y, groups);
+  poison = validity(x) * validity(y);
+  if (poison.is_cpu() && !poison.isnan().any().item<bool>()) {
+    poison.reset();
+    return;
+  }
+  // The kernels see uniform weights where the given ones are none; their results are made NaN afterwards.
+  const auto bad = poison.isnan().unsqueeze(-1);
+  x = at::where(bad, at::Scalar(1.0 / static_cast<double>(n)), x);
+  y = at::where(bad, at::Scalar(1.0 / static_cast<double>(m)), y);
+}
+
+void Weights::spread(const at::Tensor& result) const {
+  if (!poison.defined() || result.numel() == 0) return;
+  result.view({groups, -1}).mul_(poison.unsqueeze(-1).to(result.scalar_type()));
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> wasserstein_1d_forward(
@@ -82,6 +106,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> wasserste
     if (keep_y_weights) problem.y_weight_coefficients = kept_yw.mutable_data_ptr<scalar_t>();
     transport_rows(problem, x.device());
   });
+  for (const auto& result : {costs, kept_x, kept_y, kept_xw, kept_yw}) weights.spread(result);
   if (keep_x_weights) kept_xw = by_raw(kept_xw, weights.x, *x_weights);
   if (keep_y_weights) kept_yw = by_raw(kept_yw, weights.y, *y_weights);
   return {costs.to(x.scalar_type()).reshape(batch), kept_x, kept_y, kept_xw, kept_yw};

@@ -67,8 +67,12 @@ void transport_rows(const TransportRows<scalar_t>& problem, c10::Device device) 
 struct Weights {
   at::Tensor x, y;  // (groups, n) and (groups, m) float64, or undefined: uniform
   int64_t groups = 1;
+  at::Tensor poison;  // (groups), NaN where a group's weights are invalid; undefined where all are known to be valid
 
   Weights(const std::optional<at::Tensor>& x_raw, const std::optional<at::Tensor>& y_raw, int64_t n, int64_t m);
+
+  // Makes the items of invalid weights NaN in a contiguous result that is laid out by groups.
+  void spread(const at::Tensor& result) const;
 
   // Points a problem at its weights; its rows begin at row `first` of rows_per_item rows an item.
   template <typename scalar_t>

@@ -195,6 +195,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sliced_forward(const at::Tensor& 
       }
     }
   });
+  for (const auto& result : {costs, from.kept, to.kept}) weights.spread(result);
   auto value = mean_and_root(costs, p, root, x);
   return {batched ? value : value.squeeze(0), from.kept, to.kept};
 }

@@ -113,6 +113,26 @@ def test_wasserstein_1d_gradcheck(pair, n, m, p):
 
 
 @pytest.mark.parametrize("pair", running())
+def test_wasserstein_1d_weight_gradient_at_a_zero_weight(pair):
+    """One-sided: mass can only be added to a point that has none."""
+    backend, device = pair
+    generator = torch.Generator().manual_seed(5)
+    x, y, b = (torch.randn(k, generator=generator, dtype=torch.float64).to(device) for k in (5, 7, 7))
+    a = torch.tensor([0.3, 0.0, 0.5, 0.1, 0.4], dtype=torch.float64, device=device, requires_grad=True)
+
+    def cost(weights):
+        return cgm_kernels.wasserstein_1d(x, y, x_weights=weights, y_weights=b.abs())
+
+    with cgm_kernels.use_backend(backend):
+        (gradient,) = torch.autograd.grad(cost(a), a)
+        for k in range(5):
+            step = torch.zeros(5, dtype=torch.float64, device=device)
+            step[k] = 1e-7
+            difference = (cost(a.detach() + step) - cost(a.detach())) / 1e-7
+            torch.testing.assert_close(gradient[k], difference, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("pair", running())
 @pytest.mark.parametrize("name", ["x_t", "sliced", "expanded", "projections"])
 def test_sliced_ot_strides(pair, name):
     backend, device = pair

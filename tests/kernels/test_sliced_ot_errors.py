@@ -12,6 +12,8 @@ THETA = cgm_kernels.random_projections(3, 4)
 CLOUD_ERRORS = [
     (dict(x=[1.0]), TypeError, "x must be a tensor: got list"),
     (dict(x=X.int()), TypeError, "x must be float32"),
+    (dict(x=X.to_sparse()), TypeError, "x must be a dense tensor"),
+    (dict(projections=None, generator=3), TypeError, "generator must be a torch.Generator"),
     (dict(y=Y.double()), TypeError, "y must have the dtype of x"),
     (dict(y=Y.to("meta")), ValueError, "y must be on the device of x"),
     (dict(x=X[0]), ValueError, "x must be a cloud"),
@@ -118,4 +120,50 @@ def test_second_and_forward_derivatives_are_refused_or_right(pair):
             with pytest.raises(RuntimeError, match="reference"):
                 first.sum().backward()
             with pytest.raises(RuntimeError, match="reference"):
+                torch.autograd.functional.jvp(function, x.detach(), torch.ones_like(x))
+            with pytest.raises(RuntimeError, match="reference"):
                 torch.func.jvp(function, (x.detach(),), (torch.ones_like(x),))
+
+
+@pytest.mark.parametrize("pair", running())
+def test_mixed_second_derivatives_are_refused(pair):
+    """Neither the upstream factor nor the other cloud may silently drop out of a gradient's graph."""
+    backend, device = pair
+    x, y = (t.double().to(device).requires_grad_() for t in (X[:5], Y))
+    factor = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
+    with cgm_kernels.use_backend(backend):
+        for value in (cgm_kernels.wasserstein_1d(x, y).sum(), cgm_kernels.sliced_wasserstein_cost(x, y)):
+            (first,) = torch.autograd.grad(factor * value, x, create_graph=True)
+            for source in (factor, y):
+                if backend == "reference":
+                    assert torch.autograd.grad(first.sum(), source, retain_graph=True)[0] is not None
+                else:
+                    with pytest.raises(RuntimeError, match="reference"):
+                        torch.autograd.grad(first.sum(), source, retain_graph=True, allow_unused=True)
+
+
+@pytest.mark.parametrize("pair", running())
+@pytest.mark.parametrize("bad", [[-1.0, 1, 1, 1, 1], [0.0] * 5, [float("nan"), 1, 1, 1, 1], [float("inf"), 1, 1, 1, 1]])
+def test_bad_weights_in_a_compiled_call_give_nan(pair, bad):
+    backend, device = pair
+    x, y, theta = X.to(device), Y.to(device), THETA.to(device)
+    weights = torch.tensor(bad, device=device)
+
+    def value(w):
+        rows = cgm_kernels.wasserstein_1d(x.T.contiguous(), y.T.contiguous(), y_weights=w)
+        return cgm_kernels.sliced_wasserstein_cost(x, y, projections=theta, y_weights=w), rows
+
+    with cgm_kernels.use_backend(backend):
+        results = torch.compile(value, fullgraph=True, backend="aot_eager")(weights)
+    torch._dynamo.reset()
+    for result in results:
+        assert result.isnan().all()
+
+
+@pytest.mark.parametrize("pair", running())
+def test_huge_weights_do_not_overflow(pair):
+    backend, device = pair
+    x = torch.arange(5.0, device=device)
+    weights = torch.full((5,), 1e308, dtype=torch.float64, device=device)
+    with cgm_kernels.use_backend(backend):
+        assert cgm_kernels.wasserstein_1d(x, x + 1, x_weights=weights, y_weights=weights).item() == pytest.approx(1.0)

@@ -133,6 +133,20 @@ def test_func_vmap(pair):
         torch.testing.assert_close(gradients, torch.autograd.grad(cost(leaf, y, theta).sum(), leaf)[0])
 
 
+@pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("d", [3, 8])
+def test_batched_gradients_and_buffers_changed_after_the_forward(pair, d):
+    backend, device = pair
+    x, y = torch.randn(5, d, device=device, requires_grad=True), torch.randn(5, d, device=device)
+    theta = cgm_kernels.random_projections(d, 4).to(device)
+    with cgm_kernels.use_backend(backend):
+        value = cost(x, y, theta)
+        y.mul_(2)
+        (single,) = torch.autograd.grad(value, x, retain_graph=True)
+        (double,) = torch.autograd.grad(value, x, torch.tensor([1.0, 2.0], device=device), is_grads_batched=True)
+    torch.testing.assert_close(double, torch.stack([single, 2 * single]))
+
+
 def _plain(function, *arguments):
     with torch.inference_mode(False):
         return function(*arguments)
