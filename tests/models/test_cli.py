@@ -62,6 +62,48 @@ def test_a_run_is_overwritten_only_when_told(tmp_path, capsys):
     assert "thesis.tex" in capsys.readouterr().err and (tmp_path / "a/thesis.tex").exists()
 
 
+def _files(path):
+    return {p.relative_to(path): p.read_bytes() for p in path.rglob("*") if p.is_file()}
+
+
+def test_a_failing_overwrite_leaves_the_old_run(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "a"
+    assert fit(out, data="moons") == 0
+    (out / ".note").write_text("kept")
+    before = _files(out)
+
+    def fail(*arguments, error):
+        raise error
+
+    for error, status in ((RuntimeError("no memory"), 2), (KeyboardInterrupt(), 130)):
+        monkeypatch.setattr(fitting, "_draw_directions", lambda *a, error=error: fail(error=error))
+        assert fit(out, "--overwrite", data="moons") == status
+        assert _files(out) == before and [p.name for p in tmp_path.iterdir()] == ["a"]
+    monkeypatch.undo()
+    assert fit(out, "--overwrite", "--seed", "1", data="moons") == 0
+    after = _files(out)
+    assert after.keys() == before.keys() and (out / ".note").read_text() == "kept"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"] and out.stat().st_mode & 0o444
+    weights = next(p for p in after if p.suffix == ".safetensors")
+    assert after[weights] != before[weights]
+
+
+def test_an_interrupted_overwrite_keeps_its_steps(tmp_path, monkeypatch):
+    assert fit(tmp_path / "a", data="moons") == 0
+    real = fitting._draw_directions
+
+    def draw(model, k, *rest):
+        if k == 3:
+            raise KeyboardInterrupt
+        return real(model, k, *rest)
+
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    monkeypatch.setattr(fitting, "_draw_directions", draw)
+    assert fit(tmp_path / "link", "--overwrite", data="moons") == 130
+    assert cgm_models.load(tmp_path / "a/model").n_fitted == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "link"] and (tmp_path / "link").is_symlink()
+
+
 @pytest.mark.parametrize("suffix", ["npy", "csv", "png"])
 def test_sample_writes_the_format_it_is_asked_for(run, tmp_path, suffix):
     out = tmp_path / f"deep/x.{suffix}"
@@ -110,6 +152,7 @@ def test_info_and_list(run, capsys):
         (["fit", "SlicedWaserstein", "--data", "digits", "--out", "x"], "Did you mean 'SlicedWassersteinFlow'"),
         (["fit", "SlicedWassersteinFlow", "--data", "digit", "--out", "x"], "Did you mean 'digits'"),
         (["fit", "SlicedWassersteinFlow", "--out", "x"], "--data is missing"),
+        (["fit"], "--model is missing.*Known: "),
         (["fit", "--data", "digits", "--out", "x"], "--model is missing.*Known: "),
         (["fit", "--config", "absent.yaml"], "there is no configuration file absent.yaml"),
         (["fit", "SlicedWassersteinFlow", "--widht", "3"], "widht"),

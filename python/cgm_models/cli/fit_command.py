@@ -59,21 +59,26 @@ def fit(options: dict[str, Any]) -> int:
     torch.manual_seed(options["seed"])
     model = kind(event_shape=data.event_shape, context_dim=context_dim, **_model_options(options))
     run = RunDirectory.create(options["out"], overwrite=options["overwrite"])
-    write_atomic(run.config_path, _yaml({k: plain(v) for k, v in options.items() if k not in _NOT_WRITTEN}))
-    began = time.perf_counter()
-    model.fit(
-        data.train_x,
-        data.train_context if context_dim else None,
-        generator=torch.Generator().manual_seed(options["seed"]),
-        progress=not options["quiet"],
-        log=run.log,
-    )
-    return _finish(run, model, data, time.perf_counter() - began, options["quiet"])
+    try:
+        write_atomic(run.config_path, _yaml({k: plain(v) for k, v in options.items() if k not in _NOT_WRITTEN}))
+        began = time.perf_counter()
+        model.fit(
+            data.train_x,
+            data.train_context if context_dim else None,
+            generator=torch.Generator().manual_seed(options["seed"]),
+            progress=not options["quiet"],
+            log=run.log,
+        )
+        return _finish(run, model, data, time.perf_counter() - began, options["quiet"])
+    finally:
+        run.discard()  # does nothing once the run is committed
 
 
 def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, quiet: bool) -> int:
     import torch
 
+    if run.replaces_another and model.status() == "not fitted":
+        raise KeyboardInterrupt  # nothing new that could take the place of the old run
     interrupted = "interrupted" in model.status()
     model.save(run.model_path)
     facts = {
@@ -91,6 +96,7 @@ def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, quiet: boo
         "python": sys.version.split()[0],
     }
     run.write_json(run.info_path, facts)
+    run.commit()
     if not quiet:
         print(f"{type(model).__name__} on {data.name}: {model.status()} in {seconds:.1f} s, written to {run.path}")
     return 130 if interrupted or model.status() == "not fitted" else 0
@@ -106,7 +112,9 @@ def _parser(name: str | None) -> Any:
     parser.add_argument("--model", type=str | None, help=f"one of {', '.join(registry.names())}")
     parser.add_argument("--data", type=str | None, help="a data set by name or path (cgm list tells the names)")
     parser.add_argument("--out", type=str | None, help="the run directory to write")
-    parser.add_argument("--overwrite", action="store_true", help="delete the run that is in the directory already")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace the run in the directory once the new one is fitted"
+    )
     parser.add_argument("--conditional", type=bool, default=False, help="condition on the class labels")
     parser.add_argument("--seed", type=int, default=0, help="fixes the fit (default: 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar, no closing line")
@@ -126,7 +134,7 @@ def _describe(name: str | None) -> str:
 def _model_name(arguments: list[str]) -> str | None:
     """The model that the options name, or else the file given by --config."""
     values = {}
-    for flag, follower in zip(arguments, [*arguments[1:], ""], strict=True):
+    for flag, follower in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = flag.partition("=")
         if name in ("--model", "--config"):
             values[name] = value if equals else follower

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,15 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._replaces: Path | None = None
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], *, overwrite: bool = False) -> RunDirectory:
-        """A fresh run directory; one that holds something is refused, or with ``overwrite`` its run is deleted."""
+        """A fresh run directory; one that holds something is refused.
+
+        With ``overwrite`` the new run is written into a directory beside the old one, which stays as it is until
+        ``commit`` puts the new one in its place; ``discard`` gives the new one up.
+        """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
             raise FileExistsError(f"{run.path} is a file, not a directory")
@@ -45,9 +51,45 @@ class RunDirectory:
                 raise FileExistsError(f"{run.path} is not empty: choose another directory, or pass --overwrite")
             if foreign:
                 raise FileExistsError(f"{run.path} holds more than a run ({', '.join(foreign[:5])}): not overwritten")
-            run._clear()
+            run._replaces = run.path
+            run.path = _beside(run.path, "new")
         run.path.mkdir(parents=True, exist_ok=True)
         return run
+
+    @property
+    def replaces_another(self) -> bool:
+        """Whether this is a new run that has yet to take the place of an old one."""
+        return self._replaces is not None
+
+    def commit(self) -> None:
+        """Put a run that overwrites into its place: the old one is moved away, and deleted last of all."""
+        if self._replaces is None:
+            return
+        shown, new = self._replaces, self.path
+        self._replaces = None  # from here on nothing may delete the new run
+        place = shown.resolve()
+        old = _beside(shown, "old")
+        try:
+            os.replace(place, old)
+        except OSError as error:
+            old.rmdir()
+            raise OSError(f"{shown} could not be moved ({error}): the new run is in {new}") from error
+        try:
+            os.replace(new, place)
+        except OSError as error:
+            os.replace(old, place)
+            raise OSError(f"{shown} could not be replaced ({error}): the new run is in {new}") from error
+        self.path = shown
+        for entry in old.iterdir():
+            if entry.name not in _OWN:  # hidden files, or what came while the new run was written
+                os.replace(entry, place / entry.name)
+        shutil.rmtree(old)
+
+    def discard(self) -> None:
+        """Delete a new run that was to overwrite another one, which stays."""
+        if self._replaces is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path, self._replaces = self._replaces, None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> RunDirectory:
@@ -101,14 +143,17 @@ class RunDirectory:
         if not path.is_file():
             return {}
         try:
-            return json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:  # of the decoding as of the JSON
             raise ValueError(f"{path} does not hold valid JSON: {error}") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"{path} must hold a JSON object: got {json.dumps(content)[:40]}")
+        return content
 
-    def _clear(self) -> None:
-        for name in _OWN:
-            entry = self.path / name
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink(missing_ok=True)
+
+def _beside(path: Path, kind: str) -> Path:
+    """A new empty directory next to ``path``, with its permissions."""
+    place = path.resolve()
+    made = Path(tempfile.mkdtemp(prefix=f".{place.name}.{kind}.", dir=place.parent))
+    shutil.copymode(place, made)
+    return made
