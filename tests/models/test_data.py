@@ -133,6 +133,13 @@ def test_npy_files(tmp_path):
     np.save(path, np.zeros((2, 2), dtype=complex))
     with pytest.raises(ValueError, match="must hold real numbers"):
         data.load(path)
+    with path.open("wb") as file:
+        np.savez(file, table)
+    with pytest.raises(ValueError, match=r"cloud\.npy is not a \.npy file: it is a \.npz archive"):
+        data.load(path)
+    path.write_bytes(b"PK\x03\x04 cut short")
+    with pytest.raises(ValueError, match=r"cloud\.npy is not a readable"):
+        data.load(path)
     with pytest.raises(FileNotFoundError, match="there is no data file"):
         data.load(tmp_path / "absent.npy")
 
@@ -179,6 +186,9 @@ def test_table_labels(tmp_path):
         ("x,y\n1,2\n3,nan\ninf,4\n", r"has 2 rows with non-finite values, the first at line 3, column 'y'"),
         ("x,y\n1,2,3\n", "line 2: 3 columns where there should be 2"),
         ("x,y\n", "has a header but no rows"),
+        ('x,y\n1,"2\n3"\n', "line 2: a quote is not closed"),
+        ('x,y\n1,2\n"3,4\n5,6', "line 3: a quote is not closed"),
+        ('x,y\n1,"2', "line 2: a quote is not closed"),
         ("\n# only a note\n", "holds no rows"),
     ],
 )

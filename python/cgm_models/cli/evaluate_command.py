@@ -22,7 +22,9 @@ def run(arguments: list[str]) -> int:
     from .console import console
     from .scores import table
 
-    console().print(table(rows, f"{options.run}: {options.n or 'as many as training points'} samples"))
+    console().print(
+        table(rows, f"{options.run}: {'as many as training points' if options.n is None else options.n} samples")
+    )
     return 0
 
 
@@ -36,6 +38,10 @@ def evaluate(
     from .scores import references, score
 
     run = RunDirectory.open(run_path)
+    if n is not None and n < 6:
+        raise ValueError(f"-n must be at least 6, for the neighbours that the metrics count: got {n}")
+    if n_permutations < 1:
+        raise ValueError(f"--permutations must be at least 1: got {n_permutations}")
     data = load_data(run)
     if len(data.test_x) < 6:
         raise ValueError(f"{data.name} holds out {len(data.test_x)} points: too few to evaluate on")
@@ -59,9 +65,19 @@ def load_data(run: RunDirectory) -> Dataset:
 
     if not run.config_path.is_file():
         raise FileNotFoundError(f"{run.path} has no config.yaml, which names its data")
-    options: dict[str, Any] = yaml.safe_load(run.config_path.read_text())
+    try:
+        options: Any = yaml.safe_load(run.config_path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{run.config_path} is not valid YAML: {said}") from error
+    if not isinstance(options, dict) or not isinstance(options.get("data"), str):
+        raise ValueError(f"{run.config_path} does not name its data: it needs a line like 'data: digits'")
+    options = {str(key): value for key, value in options.items()}
     given = {k.removeprefix("data_"): v for k, v in options.items() if k.startswith("data_") and v is not None}
-    return data_sets.load(options["data"], **given)
+    try:
+        return data_sets.load(options["data"], **given)
+    except TypeError as error:
+        raise ValueError(f"{run.config_path} holds wrong options of the data: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -146,9 +146,9 @@ def _model_name(arguments: list[str]) -> str | None:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict) or not isinstance(content.get("model"), str):
         raise ValueError(f"{path} does not name a model: it needs a line like 'model: {registry.names()[0]}'")
     return content["model"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,11 @@ def _encode(labels: np.ndarray) -> tuple[torch.Tensor, tuple[str, ...]]:
 def _read_npy(path: Path, label_column: str | int | None) -> tuple[np.ndarray, np.ndarray | None]:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is not a readable .npy file of plain numbers: {error}") from error
+    if not isinstance(array, np.ndarray):  # an archive under the name of an array
+        array.close()
+        raise ValueError(f"{path} is not a .npy file: it is a .npz archive")
     if array.dtype.kind not in "fiub":
         raise ValueError(f"{path} must hold real numbers: got dtype {array.dtype}")
     if array.ndim == 1:
@@ -101,8 +105,18 @@ def _split_rows(path: Path) -> list[tuple[int, list[str]]]:
     delimiter = max(",;\t", key=sample.count)
     if delimiter not in sample:
         return [(i, line.split()) for i, line in lines]
-    parsed = csv.reader((line for _, line in lines), delimiter=delimiter, skipinitialspace=True)
-    return [(i, [cell.strip() for cell in cells]) for (i, _), cells in zip(lines, parsed, strict=True)]
+    return [(i, _cells(path, i, line, delimiter)) for i, line in lines]
+
+
+def _cells(path: Path, number: int, line: str, delimiter: str) -> list[str]:
+    # A field that is still open at the end of its line takes the line break in.
+    try:
+        cells = next(csv.reader([line.rstrip("\r\n") + "\n"], delimiter=delimiter, skipinitialspace=True))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {number}: {error}") from error
+    if cells and cells[-1].endswith("\n"):
+        raise ValueError(f"{path}, line {number}: a quote is not closed on its line")
+    return [cell.strip() for cell in cells]
 
 
 def _is_number(cell: str) -> bool:
