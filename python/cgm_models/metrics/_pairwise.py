@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -60,6 +61,16 @@ def centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Both clouds less their common mean."""
     mean = (x.sum(0) + y.sum(0)) / (len(x) + len(y))
     return x - mean, y - mean
+
+
+def refuse_overflow(x: Tensor, y: Tensor, first: str, second: str) -> None:
+    """Refuses clouds so wide that their squared distances may leave float64: an order of infinities says nothing.
+
+    ``|x - y|² <= 2 (|x|² + |y|²)``, so nothing overflows where four times the largest square does not.
+    """
+    largest = max(float(x.square().sum(1).max()), float(y.square().sum(1).max()))
+    if not math.isfinite(4.0 * largest):
+        raise ValueError(f"the squared distances between the points of {first} and {second} overflow float64")
 
 
 def fill_diagonal(block: Tensor, rows: slice, value: float) -> None:

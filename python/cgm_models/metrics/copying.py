@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._pairwise import flat_clouds, nearest_distances
+from ._pairwise import centred, flat_clouds, nearest_distances, refuse_overflow
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ def copying_check(samples: Tensor, train: Tensor, held_out: Tensor) -> CopyingCh
     with one cell.
     """
     s, t, h = flat_clouds(finite=True, samples=samples, train=train, held_out=held_out)
+    for name, cloud in (("samples", s), ("held_out", h)):
+        refuse_overflow(*centred(cloud, t), name, "train")
     near_s, near_h = nearest_distances(s, t), nearest_distances(h, t)
     closer, z = _mann_whitney(near_s, near_h)
     ratio = near_s.quantile(0.5) / near_h.quantile(0.5)

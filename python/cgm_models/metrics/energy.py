@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._pairwise import centred, check_estimator, fill_diagonal, flat_clouds, squared_distance_blocks
+from ._pairwise import centred, check_estimator, fill_diagonal, flat_clouds, refuse_overflow, squared_distance_blocks
 
 _LABEL_ELEMENTS = 1 << 23  # 64 MB of float64 labels at once
 
@@ -73,7 +73,9 @@ def energy_test(
     a, b = flat_clouds(finite=True, x=x, y=y)
     if n_permutations < 1:
         raise ValueError(f"n_permutations must be at least 1: got {n_permutations}")
-    pooled = torch.cat(centred(a, b))
+    a, b = centred(a, b)
+    refuse_overflow(a, b, "x", "y")
+    pooled = torch.cat([a, b])
     n, m = len(a), len(b)
     chosen = torch.zeros(n + m, 1, dtype=torch.float64, device=pooled.device)
     chosen[:n] = 1.0

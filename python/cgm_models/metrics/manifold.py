@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ._pairwise import centred, fill_diagonal, flat_clouds, squared_distance_blocks
+from ._pairwise import centred, fill_diagonal, flat_clouds, refuse_overflow, squared_distance_blocks
 
 _ROUNDING = 1e-12
 
@@ -70,7 +70,9 @@ def density_coverage(samples: Tensor, reference: Tensor, *, k: int = 5) -> Densi
 def _checked(samples: Tensor, reference: Tensor, k: int) -> list[Tensor]:
     if not isinstance(k, int) or k < 1:
         raise ValueError(f"k must be a positive integer: got {k!r}")
-    return list(centred(*flat_clouds(finite=True, minimum=k + 1, samples=samples, reference=reference)))
+    s, x = centred(*flat_clouds(finite=True, minimum=k + 1, samples=samples, reference=reference))
+    refuse_overflow(s, x, "samples", "reference")
+    return [s, x]
 
 
 def _squared_radius(x: Tensor, k: int) -> Tensor:
