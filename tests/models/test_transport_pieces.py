@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cgm_models.transport.directions import default_patch_sizes, patch_projections, patch_schedule
+from cgm_models.transport.directions import default_patch_sizes, patch_projections, patch_size
 from cgm_models.transport.quantiles import merge_ties, monotone_map, move, quantile_table
 
 
@@ -73,6 +73,6 @@ def test_patch_projections_are_orthonormal_and_local():
 def test_patch_schedule_goes_from_whole_to_pixels():
     assert default_patch_sizes((1, 8, 8)) == (4, 2, 1)
     assert default_patch_sizes((64,)) == ()
-    schedule = patch_schedule(20, (4, 2, 1), 0.5)
+    schedule = [patch_size(k, 20, (4, 2, 1), 0.5) for k in range(20)]
     assert schedule[:10] == [0] * 10 and schedule[-3:] == [4, 2, 1]
-    assert patch_schedule(5, (), 0.2) == [0] * 5
+    assert [patch_size(k, 5, (), 0.2) for k in range(5)] == [0] * 5

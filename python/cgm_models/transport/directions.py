@@ -58,9 +58,8 @@ def default_patch_sizes(event_shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def patch_schedule(n_steps: int, patch_sizes: tuple[int, ...], global_fraction: float) -> list[int]:
-    """The patch size of every step, 0 for the whole event: these first, then the sizes in turn, the last one last."""
-    n_global = round(n_steps * global_fraction) if patch_sizes else n_steps
-    n_local = n_steps - n_global
-    cycle = len(patch_sizes)
-    return [0] * n_global + [patch_sizes[(k - n_local) % cycle] for k in range(n_local)]
+def patch_size(step: int, n_steps: int, patch_sizes: tuple[int, ...], global_fraction: float) -> int:
+    """The patch size of a step, 0 for the whole event: these first, then the sizes in turn, the last one last."""
+    if not patch_sizes or step < round(n_steps * global_fraction):
+        return 0
+    return patch_sizes[(step - n_steps) % len(patch_sizes)]

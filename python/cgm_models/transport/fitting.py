@@ -14,7 +14,7 @@ from cgm_kernels import random_projections, sliced_wasserstein_distance
 
 from ..model import class_labels
 from ..training.progress import progress_bar
-from .directions import patch_projections
+from .directions import patch_projections, patch_size
 from .quantiles import merge_ties, move, quantile_table
 
 if TYPE_CHECKING:
@@ -124,7 +124,8 @@ def _step(
 
 
 def _draw_directions(model: SlicedWassersteinFlow, k: int, generator: Generator, like: Tensor) -> Tensor:
-    n, patch = model.n_projections, model.patches[k]
+    n = model.n_projections
+    patch = patch_size(k, model.n_steps, model.patch_sizes, model.global_fraction)
     if patch:
         channels, height, width = model.event_shape
         image = (channels, height, width)
@@ -154,6 +155,8 @@ def _check_data(model: SlicedWassersteinFlow, x: Tensor, context: Tensor | None)
     if not isinstance(x, Tensor) or not x.is_floating_point():
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"x must be a floating-point Tensor: got {got}")
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be float32 or float64, pass x.float(): got {x.dtype}")
     if x.shape[1:] != model.event_shape or not len(x):
         wanted = ", ".join(map(str, model.event_shape))
         raise ValueError(f"x must have shape (n, {wanted}) with n at least 1: got {tuple(x.shape)}")

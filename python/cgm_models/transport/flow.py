@@ -11,8 +11,9 @@ import torch
 from torch import Generator, Tensor
 
 from ..model import GenerativeModel, class_labels
-from .directions import default_patch_sizes, patch_schedule
+from .directions import default_patch_sizes
 from .fitting import FIT_STATE, fit_flow
+from .options import check_event_shape, check_options
 from .quantiles import move
 
 
@@ -81,7 +82,7 @@ class SlicedWassersteinFlow(GenerativeModel):
         global_fraction: float = 0.6,
         standardize: bool = True,
     ) -> None:
-        super().__init__(tuple(event_shape), context_dim)
+        super().__init__(check_event_shape(event_shape), context_dim)
         self.dim = math.prod(self.event_shape)
         self.n_steps = n_steps
         self.n_projections = min(self.dim, 128) if n_projections is None else n_projections
@@ -94,9 +95,9 @@ class SlicedWassersteinFlow(GenerativeModel):
         self.batch_size = batch_size
         sizes = default_patch_sizes(self.event_shape) if patch_sizes is None else tuple(patch_sizes)
         self.patch_sizes = sizes if orthogonal else ()
-        self._check(tuple(patch_sizes or ()), global_fraction)
-        self.patches = patch_schedule(n_steps, self.patch_sizes, global_fraction)
+        self.global_fraction = global_fraction
         self.standardize = standardize
+        check_options(self, tuple(patch_sizes or ()), global_fraction)
         for name, tensor in self._empty_state().items():
             self.register_buffer(name, tensor)
 
@@ -137,7 +138,10 @@ class SlicedWassersteinFlow(GenerativeModel):
         if isinstance(n, bool) or not isinstance(n, int) or n < 0:
             raise ValueError(f"n must be a whole number, not negative: got {n!r}")
         if self.context_dim and context is None:
-            context = torch.multinomial(self.class_counts.double().cpu(), n, replacement=True, generator=generator)
+            # torch.multinomial refuses to draw nothing.
+            shares = self.class_counts.double().cpu()
+            drawn = torch.multinomial(shares, max(n, 1), replacement=True, generator=generator)
+            context = drawn[:n]
         return self.transport(self.sample_base(n, generator), context, generator)
 
     def sample_base(self, n: int, generator: Generator | None = None) -> Tensor:
@@ -233,7 +237,7 @@ class SlicedWassersteinFlow(GenerativeModel):
         return (x * self.scale + self.location).reshape(len(x), *self.event_shape)
 
     def _largest_step(self, orthogonal: bool) -> float:
-        n, d = self.n_projections, self.dim
+        n, d = max(1, self.n_projections), self.dim
         return float(min(n, d)) if orthogonal else 1.0 / (1.0 / n + (1.0 - 1.0 / n) / d)
 
     def _empty_state(self) -> dict[str, Tensor]:
@@ -268,29 +272,3 @@ class SlicedWassersteinFlow(GenerativeModel):
     def _check_fitted(self) -> None:
         if not self.n_fitted:
             raise RuntimeError("this SlicedWassersteinFlow is not fitted: call fit(x) first")
-
-    def _check(self, patch_sizes: tuple[int, ...], global_fraction: float) -> None:
-        for name in ("n_steps", "n_projections", "n_quantiles", "n_particles", "batch_size"):
-            value, least = getattr(self, name), 2 if name == "n_quantiles" else 1
-            if not (name == "batch_size" and value is None) and (not isinstance(value, int) or value < least):
-                raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
-        if not self.event_shape or self.dim < 1:
-            raise ValueError(f"event_shape must hold positive sizes: got {self.event_shape}")
-        if not isinstance(self.context_dim, int) or self.context_dim < 0:
-            raise ValueError(f"context_dim must be the number of classes, 0 for none: got {self.context_dim!r}")
-        if self.base not in ("gaussian", "uniform", "given"):
-            raise ValueError(f"base must be 'gaussian', 'uniform' or 'given': got {self.base!r}")
-        if not (math.isfinite(self.step_size) and self.step_size > 0):
-            raise ValueError(f"step_size must be positive: got {self.step_size!r}")
-        if not (math.isfinite(self.regularization) and self.regularization >= 0):
-            raise ValueError(f"regularization must not be negative: got {self.regularization!r}")
-        if not 0.0 <= global_fraction <= 1.0:
-            raise ValueError(f"global_fraction must lie in [0, 1]: got {global_fraction!r}")
-        if self.n_particles < max(1, self.context_dim):
-            raise ValueError(f"n_particles must be at least the {self.context_dim} classes: got {self.n_particles}")
-        if patch_sizes and (not self.orthogonal or len(self.event_shape) != 3):
-            raise ValueError(f"patch_sizes need orthogonal directions and images (c, h, w): got {self.event_shape}")
-        if patch_sizes and not all(isinstance(s, int) and s >= 1 for s in patch_sizes):
-            raise ValueError(f"patch_sizes must be whole numbers, at least 1: got {patch_sizes}")
-        if self.patch_sizes and self.n_projections > self.dim:
-            raise ValueError(f"with patches n_projections must be at most {self.dim}: got {self.n_projections}")

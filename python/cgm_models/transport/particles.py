@@ -9,6 +9,8 @@ from torch import Generator, Tensor
 
 from cgm_kernels import random_projections, sliced_displacement
 
+from .options import check_step, is_whole
+
 
 def particle_flow(
     x: Tensor,
@@ -30,8 +32,15 @@ def particle_flow(
     given, a fresh part of the target each step. Nothing is learned: for new samples without the data there is
     :class:`SlicedWassersteinFlow`.
     """
-    if regularization < 0 or step_size <= 0:
-        raise ValueError(f"need step_size > 0 and regularization >= 0: got {step_size} and {regularization}")
+    if x.ndim != 2:
+        raise ValueError(f"x must have shape (n, d): got {tuple(x.shape)}")
+    if target.ndim != 2 or target.shape[1] != x.shape[1]:
+        raise ValueError(f"target must have shape (m, {x.shape[1]}): got {tuple(target.shape)}")
+    check_step(step_size, regularization)
+    if not is_whole(n_steps, 0):
+        raise ValueError(f"n_steps must be a whole number, not negative: got {n_steps!r}")
+    if batch_size is not None and not is_whole(batch_size, 1):
+        raise ValueError(f"batch_size must be a whole number, at least 1: got {batch_size!r}")
     noise = math.sqrt(2.0 * regularization * step_size)
     for _ in range(n_steps):
         directions = random_projections(

@@ -1,0 +1,66 @@
+"""Checks of the flow's constructor arguments, with errors that name the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .flow import SlicedWassersteinFlow
+
+
+def is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_number(value: Any) -> bool:
+    """A finite real number, booleans left out."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape as a tuple."""
+    if isinstance(event_shape, str) or not isinstance(event_shape, Sequence):
+        raise TypeError(f"event_shape must be a tuple of sizes, as (2,): got {event_shape!r}")
+    shape = tuple(event_shape)
+    if not shape or not all(is_whole(size, 1) for size in shape):
+        raise ValueError(f"event_shape must hold positive sizes: got {shape}")
+    return shape
+
+
+def check_step(step_size: Any, regularization: Any) -> None:
+    if not is_number(step_size) or step_size <= 0:
+        raise ValueError(f"step_size must be positive and a finite number: got {step_size!r}")
+    if not is_number(regularization) or regularization < 0:
+        raise ValueError(f"regularization must be a number, not negative: got {regularization!r}")
+
+
+def check_options(flow: SlicedWassersteinFlow, patch_sizes: tuple[int, ...], global_fraction: float) -> None:
+    """The numbers and switches, then those that depend on one another."""
+    if not is_whole(flow.context_dim, 0):
+        raise ValueError(f"context_dim must be the number of classes, 0 for none: got {flow.context_dim!r}")
+    for name in ("n_steps", "n_projections", "n_quantiles", "n_particles", "batch_size"):
+        value, least = getattr(flow, name), 2 if name == "n_quantiles" else 1
+        if not (name == "batch_size" and value is None) and not is_whole(value, least):
+            raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
+    if flow.base not in ("gaussian", "uniform", "given"):
+        raise ValueError(f"base must be 'gaussian', 'uniform' or 'given': got {flow.base!r}")
+    for name in ("orthogonal", "standardize"):
+        if not isinstance(getattr(flow, name), bool):
+            raise ValueError(f"{name} must be True or False: got {getattr(flow, name)!r}")
+    check_step(flow.step_size, flow.regularization)
+    if not is_number(global_fraction) or not 0.0 <= global_fraction <= 1.0:
+        raise ValueError(f"global_fraction must lie in [0, 1]: got {global_fraction!r}")
+    if flow.n_particles < max(1, flow.context_dim):
+        raise ValueError(f"n_particles must be at least the {flow.context_dim} classes: got {flow.n_particles}")
+    _check_patches(flow, patch_sizes)
+
+
+def _check_patches(flow: SlicedWassersteinFlow, patch_sizes: tuple[int, ...]) -> None:
+    if patch_sizes and (not flow.orthogonal or len(flow.event_shape) != 3):
+        raise ValueError(f"patch_sizes need orthogonal directions and images (c, h, w): got {flow.event_shape}")
+    if not all(is_whole(size, 1) for size in patch_sizes):
+        raise ValueError(f"patch_sizes must be whole numbers, at least 1: got {patch_sizes}")
+    if flow.patch_sizes and flow.n_projections > flow.dim:
+        raise ValueError(f"with patches n_projections must be at most {flow.dim}: got {flow.n_projections}")
