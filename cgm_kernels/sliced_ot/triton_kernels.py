@@ -165,9 +165,10 @@ def sort_rows_kernel(
     if WEIGHTED:
         mass = weights + item * weights_item + from_.to(tl.int64) * weights_point
         mass = tl.load(mass, mask=k < n, other=0.0).to(tl.float64)
-        running = tl.cumsum(mass, axis=0)
+        peak = tl.max(mass, axis=0)
+        running = tl.cumsum(mass / peak, axis=0)  # at most n: the sum of the raw weights may overflow
         total = tl.sum(tl.where(k == n - 1, running, 0.0), axis=0)
-        valid = (total > 0) & (total < float("inf")) & (tl.min(mass, axis=0) >= 0)
+        valid = (peak < float("inf")) & (total >= 1) & (tl.min(mass, axis=0) >= 0)
         bad += tl.where(valid, 0.0, float("nan"))
         tl.store(cumulative + begin + k, running / total, mask=k < n)
     tl.store(poison + row, bad.to(u.dtype))

@@ -196,10 +196,10 @@ def _sort_by_torch(problem: Problem, side: Side, chunk: slice) -> SortedRows:
     cumulative = None
     if side.weights is not None:
         mass = side.weights[items].unsqueeze(1).expand(values.shape).gather(-1, order).double()
-        running = mass.cumsum(-1)
-        total = running[..., -1:]
-        cumulative = (running / total).flatten(0, 1)
-        valid = (total[..., 0] > 0) & total[..., 0].isfinite() & (mass.amin(-1) >= 0)
+        peak = mass.amax(-1, keepdim=True)
+        running = (mass / peak).cumsum(-1)  # at most n: the sum of the raw weights may overflow
+        cumulative = (running / running[..., -1:]).flatten(0, 1)
+        valid = (peak[..., 0] > 0) & peak[..., 0].isfinite() & (mass.amin(-1) >= 0)
         poison = torch.where(valid, poison, torch.nan)
     return SortedRows(values.flatten(0, 1), order.flatten(0, 1), cumulative, poison.flatten())
 

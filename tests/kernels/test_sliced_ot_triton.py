@@ -47,9 +47,13 @@ def masses(shape, seed=1):
 
 
 def close(actual, exact, eager, dtype):
-    """The error is at most twice that of the reference in the same dtype, plus a few roundings."""
+    """The error is at most twice that of the reference in the same dtype, plus a few roundings.
+
+    In float64 the oracle rounds too, and derivatives by weights are small differences of larger sums.
+    """
     scale = exact.abs().max()
-    bound = 2 * (eager.double() - exact).abs().max() + 16 * torch.finfo(dtype).eps * scale
+    roundings = 16 if dtype is torch.float32 else 64
+    bound = 2 * (eager.double() - exact).abs().max() + roundings * torch.finfo(dtype).eps * scale
     assert actual.dtype is dtype
     assert actual.shape == exact.shape
     assert (actual.double() - exact).abs().max() <= bound
@@ -158,6 +162,17 @@ def test_sliced_ot_bad_weights(route, weights, dtype):
     out = torch.ops.cgm_triton.sliced_forward(x, y, projections, None, weights, 2.0, False, GRADIENT, NOTHING)
     assert out[0].isnan().all()
     assert out[1].isnan().all()
+
+
+def test_sliced_ot_huge_weights(route):
+    """Their sum overflows float64; only their proportions count."""
+    x, y, projections = clouds(4, 3, dtype=torch.float32)
+    weights = torch.tensor([1.0, 1.0, 0.5, 0.25], dtype=torch.float64, device=DEVICE)
+    values = [
+        torch.ops.cgm_triton.sliced_forward(x, y, projections, scale * weights, None, 2.0, True, NOTHING, NOTHING)[0]
+        for scale in (1.0, 1.5e308)
+    ]
+    torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
