@@ -220,7 +220,11 @@ def test_ctrl_c_keeps_the_fitted_steps(tmp_path, monkeypatch, capsys):
         return real(*arguments)
 
     monkeypatch.setattr(fitting, "_draw_directions", draw)
-    assert fit(tmp_path / "run") == 130
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
+    try:
+        assert fit(tmp_path / "run") == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     assert cgm_models.load(tmp_path / "run/model").status() == "3 of 6 steps fitted: interrupted"
     assert json.loads((tmp_path / "run/run.json").read_text())["interrupted"] is True
