@@ -49,6 +49,10 @@ POT_KEYS = 10_000_000
 ROTATION_BYTES = 128 * 2**20
 
 
+def relative_error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.double() - wanted).norm() / wanted.norm())
+
+
 def eager(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
     """The same cost in plain PyTorch."""
     first = (x @ projections).T.contiguous().sort(dim=-1).values
@@ -120,26 +124,33 @@ class Problem:
             method(x, y, self.projections)
 
     @functools.cached_property
-    def _expected(self) -> tuple[Tensor, Tensor | None]:
-        """The value of PyTorch eager, and its gradient in x where that is timed."""
+    def _expected(self) -> tuple[Tensor, Tensor | None, float]:
+        """The float64 value of PyTorch eager, its gradient in x where that is timed, and float32 eager's error in that."""
+        x, y = (cloud.detach().double() for cloud in self.inputs[0])
+        value = eager(x.requires_grad_(self.gradient), y, self.projections.double())
+        if not self.gradient:
+            return value, None, 0.0
+        wanted = torch.autograd.grad(value, x)[0]
         x, y = self.inputs[0]
-        value = eager(x, y, self.projections)
-        return value.detach(), torch.autograd.grad(value, x)[0] if self.gradient else None
+        plain = torch.autograd.grad(eager(x, y, self.projections), x)[0]
+        return value.detach(), wanted, relative_error(plain, wanted)
 
     def _check(self, name: str, one: Contender, method: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
+        """In float32 near-ties swap ranks, the more the larger n is: ours may err as eager does, a peer by 1%."""
         x, y = self.inputs[0]
         assert one.prepare is not None
-        expected, wanted = self._expected
+        expected, wanted, bound = self._expected
         one.prepare()
         found = method(x, y, self.projections)
         found = found**2 if name == "pot" else found
-        torch.testing.assert_close(found.detach(), expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(found.detach().double(), expected, rtol=1e-4, atol=1e-7)
         one.warm = True
         if wanted is not None:
-            got = torch.autograd.grad(found, x)[0]
-            error = float((got - wanted).norm() / wanted.norm())
-            if not error <= 1e-2:  # float32 projections swap the ranks of near-ties, the more the larger n is
-                raise AssertionError(f"the gradient of {name} at {self.cell} differs from PyTorch's by {error:.1e}")
+            error = relative_error(torch.autograd.grad(found, x)[0], wanted)
+            if not error <= (2 * bound + 1e-5 if name in OURS else 1e-2):
+                raise AssertionError(
+                    f"the gradient of {name} at {self.cell} is off by {error:.1e}, PyTorch's by {bound:.1e}"
+                )
 
     def _floor(self, name: str) -> Contender:
         x, y = (one.detach() for one in self.inputs[0])
