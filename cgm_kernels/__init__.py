@@ -1,6 +1,7 @@
 """Fused kernels for generative modelling: C++, CUDA and Triton, with a PyTorch reference for each."""
 
 from .backends import available_backends, get_backend, set_backend, use_backend
+from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
 from .sliced_ot.op import (
     random_projections,
@@ -13,6 +14,9 @@ from .sliced_ot.op import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "affine_coupling",
+    "affine_coupling_event",
+    "affine_coupling_inverse",
     "available_backends",
     "build_info",
     "get_backend",

@@ -24,36 +24,54 @@ def register(
     schema: str,
     *,
     fake: Callable[..., Any],
-    setup_context: Callable[..., Sequence[Tensor]],
+    setup_context: Callable[..., Sequence[Tensor | None]],
     backward: Callable[..., Any],
     triton: Callable[..., Any],
+    values: int = 1,
 ) -> None:
     """Define ``name`` in both namespaces.
 
-    ``schema`` is the signature without the name. The first output is the value; the others are kept for the backward
-    and are not differentiable. ``setup_context(ctx, inputs, output)`` returns the tensors to save, and
-    ``backward(ctx, grad_value, *saved)`` gets the gradient of the value alone (None where nothing reached it). Its
-    result cannot be differentiated again: that raises.
+    ``schema`` is the signature without the name. The first ``values`` outputs are the operation's; the others are kept
+    for the backward and are not differentiable. ``setup_context(ctx, inputs, output)`` returns the tensors to save, all
+    that the gradients depend on among them, and ``backward(ctx, *grads, *saved)`` gets the gradients of the values
+    alone (None where nothing reached one) and finds "native" or "triton" in ``ctx.backend``. Its result cannot be
+    differentiated again: that raises.
     """
 
-    def setup(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(output[0], *setup_context(ctx, inputs, output))
-
-    def differentiate(ctx: Any, grad_value: Tensor | None, *_: Tensor | None) -> Any:
-        value, *saved = ctx.saved_tensors
-        grads = backward(ctx, grad_value, *saved)
-        if not torch.is_grad_enabled():
-            return grads
-        return tuple(grad if grad is None else _refuse(grad, value, grad_value) for grad in grads)
-
+    define(name, schema, fake=fake, triton=triton)
     for namespace in NAMESPACES:
         operator = f"{namespace}::{name}"
-        torch.library.define(operator, schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.register_fake(operator, fake)
+        setup, differentiate = _autograd(namespace.removeprefix("cgm_"), setup_context, backward, values)
         torch.library.register_autograd(operator, differentiate, setup_context=setup)
         _transformable[operator] = _function(operator, setup, differentiate)
+
+
+def _autograd(
+    backend: str, setup_context: Callable[..., Sequence[Tensor | None]], backward: Callable[..., Any], values: int
+) -> tuple[Callable[..., None], Callable[..., Any]]:
+    """What autograd runs: the saving of tensors after the forward, and the backward."""
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.backend = backend
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(output[values:] if isinstance(output, tuple) else ()))
+        ctx.save_for_backward(*setup_context(ctx, inputs, output))
+
+    def differentiate(ctx: Any, *grad_outputs: Tensor | None) -> Any:
+        wanted, saved = grad_outputs[:values], ctx.saved_tensors
+        grads = backward(ctx, *wanted, *saved)
+        if not torch.is_grad_enabled():
+            return grads
+        return tuple(grad if grad is None else _refuse(grad, *saved, *wanted) for grad in grads)
+
+    return setup, differentiate
+
+
+def define(name: str, schema: str, *, fake: Callable[..., Any], triton: Callable[..., Any]) -> None:
+    """Define ``name`` in both namespaces without a derivative: the backward of another operator."""
+    for namespace in NAMESPACES:
+        torch.library.define(f"{namespace}::{name}", schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.register_fake(f"{namespace}::{name}", fake)
     torch.library.impl(f"cgm_triton::{name}", ("CPU", "CUDA"), triton)
 
 
@@ -123,6 +141,6 @@ def refuse_forward_gradients(**tensors: Tensor | None) -> None:
 
 def operator(backend: str, name: str) -> Callable[..., Any]:
     """The registered operator ``name`` of ``backend`` ("native" or "triton"), in the form that this call can see."""
-    if torch._C._are_functorch_transforms_active():
+    if f"cgm_{backend}::{name}" in _transformable and torch._C._are_functorch_transforms_active():
         return _transformable[f"cgm_{backend}::{name}"].apply
     return getattr(getattr(torch.ops, f"cgm_{backend}"), name)

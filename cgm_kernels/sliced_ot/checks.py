@@ -4,32 +4,11 @@ from __future__ import annotations
 
 import math
 import numbers
-import operator
 
 import torch
 from torch import Tensor
 
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-
-
-def tensor(name: str, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor: got {type(value).__name__}")
-    if value.dtype not in FLOATS:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16: got {value.dtype}")
-    if value.layout is not torch.strided or value.is_nested:
-        raise TypeError(
-            f"{name} must be a dense tensor: got layout {value.layout}{' (nested)' if value.is_nested else ''}"
-        )
-
-
-def like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
-    """``value`` is a float tensor with the dtype and device of ``other``."""
-    tensor(name, value)
-    if value.dtype is not other.dtype:
-        raise TypeError(f"{name} must have the dtype of {other_name}, {other.dtype}: got {value.dtype}")
-    if value.device != other.device:
-        raise ValueError(f"{name} must be on the device of {other_name}, {other.device}: got {value.device}")
+from ..checks import like, tensor
 
 
 def clouds(x: Tensor, y: Tensor) -> None:
@@ -81,14 +60,6 @@ def power(p: float) -> float:
     if not 1.0 <= p < math.inf:
         raise ValueError(f"p must be at least 1 and finite: got {p}")
     return float(p)
-
-
-def count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int: got {type(value).__name__}")
-    if operator.index(value) < 1:
-        raise ValueError(f"{name} must be at least 1: got {value}")
-    return operator.index(value)
 
 
 def weights(name: str, value: Tensor | None, points_name: str, points_shape: torch.Size, points: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from . import checks
+from ..checks import FLOATS, count
 
 
 def random_projections(
@@ -32,8 +32,8 @@ def random_projections(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    dim, n_projections = checks.count("dim", dim), checks.count("n_projections", n_projections)
-    if dtype is not None and dtype not in checks.FLOATS:
+    dim, n_projections = count("dim", dim), count("n_projections", n_projections)
+    if dtype is not None and dtype not in FLOATS:
         raise TypeError(f"dtype must be float32, float64, float16 or bfloat16: got {dtype}")
     if generator is not None and not isinstance(generator, Generator):
         raise TypeError(f"generator must be a torch.Generator: got {type(generator).__name__}")

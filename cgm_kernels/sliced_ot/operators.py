@@ -111,10 +111,10 @@ def _rows_setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor, ...]:
     ctx.keeps = inputs[5:]
     ctx.shapes = [None if tensor is None else tensor.shape for tensor in inputs[:4]]
     ctx.weight_dtypes = [None if tensor is None else tensor.dtype for tensor in inputs[2:4]]
-    return output[1:]
+    return output
 
 
-def _rows_backward(ctx: Any, grad_value: Tensor | None, *saved: Tensor) -> tuple[Tensor | None, ...]:
+def _rows_backward(ctx: Any, grad_value: Tensor | None, _: Tensor, *saved: Tensor) -> tuple[Tensor | None, ...]:
     grads: list[Tensor | None] = [None] * 4
     for k, (keep, kept) in enumerate(zip(ctx.keeps, saved, strict=True)):
         if not keep or grad_value is None:
