@@ -6,12 +6,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, metrics, model, plots, registry, training, transport
+    from . import data, flows, metrics, model, nets, plots, registry, training, transport
     from .model import GenerativeModel, load
 
-_PARTS = ("data", "metrics", "model", "plots", "registry", "training", "transport")
+_PARTS = ("data", "flows", "metrics", "model", "nets", "plots", "registry", "training", "transport")
 _FROM_MODEL = ("GenerativeModel", "load")
-__all__ = ["GenerativeModel", "data", "load", "metrics", "model", "plots", "registry", "training", "transport"]
+__all__ = [
+    "GenerativeModel",
+    "data",
+    "flows",
+    "load",
+    "metrics",
+    "model",
+    "nets",
+    "plots",
+    "registry",
+    "training",
+    "transport",
+]
 
 
 def __getattr__(name: str) -> Any:

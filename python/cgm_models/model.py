@@ -43,11 +43,11 @@ class GenerativeModel(nn.Module):
         self.event_shape = tuple(event_shape)
         self.context_dim = context_dim
 
-    def __init_subclass__(cls, **options: Any) -> None:
+    def __init_subclass__(cls, abstract: bool = False, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "__init__" in cls.__dict__:
             cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
-        if not cls.__name__.startswith("_"):
+        if not abstract and not cls.__name__.startswith("_"):
             registry.register(cls)
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:

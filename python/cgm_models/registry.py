@@ -18,6 +18,7 @@ class Entry(NamedTuple):
 
 
 _SHIPPED = {
+    "RealNVP": Entry("cgm_models.flows", "affine couplings of the halves of a vector or, at several scales, an image"),
     "SlicedWassersteinFlow": Entry(
         "cgm_models.transport", "particles carried to the data along random directions, by learned quantiles"
     ),

@@ -9,7 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 
 # What the data decides, not the user.
-FROM_DATA = ("event_shape", "context_dim")
+FROM_DATA = ("event_shape", "context_dim", "dim")  # dim: short for a one-dimensional event_shape
 
 
 def with_underscores(arguments: list[str]) -> list[str]:

@@ -1,0 +1,154 @@
+"""Base distributions, by name, so that a model's configuration holds them.
+
+``register_base(name, build)`` makes any ``torch.distributions`` object a base: ``build(event_shape, context_dim,
+**options)`` returns a ``Base``, or the distribution itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.distributions import Distribution
+
+from .options import check_choice
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+class Base(nn.Module):
+    """A distribution over latent points of ``event_shape``."""
+
+    has_rsample = True
+    """Whether the gradient of samples reaches the parameters."""
+
+    like: Tensor
+
+    def __init__(self, event_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.register_buffer("like", torch.empty(0), persistent=False)  # the dtype and device to draw in
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch, *event) -> (batch,)``."""
+        raise NotImplementedError
+
+    def draw(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        """``n`` points, differentiable in the parameters where ``has_rsample``.
+
+        ``temperature`` scales them about the mean.
+        """
+        raise NotImplementedError
+
+    def noise(self, n: int, generator: Generator | None) -> Tensor:
+        """Standard normal ``(n, *event)``, drawn where the generator lives."""
+        device = generator.device if generator is not None else self.like.device
+        shape = (n, *self.event_shape)
+        return torch.randn(shape, generator=generator, dtype=self.like.dtype, device=device).to(self.like.device)
+
+
+class StandardNormal(Base):
+    """``log p(z) = −½ |z|² − ½ D log 2π``."""
+
+    def __init__(self, event_shape: tuple[int, ...]) -> None:
+        super().__init__(event_shape)
+        self._constant = -0.5 * math.prod(event_shape) * LOG_2PI
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        # The norm reads z once and stores nothing of its size; its gradient at the origin is 0, as it must be.
+        norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
+        return torch.addcmul(norm.new_tensor(self._constant), norm, norm, value=-0.5)
+
+    def draw(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        z = self.noise(n, generator)
+        return z if temperature == 1.0 else z * temperature
+
+
+class DistributionBase(Base):
+    """A base that is an object of ``torch.distributions``, made anew at every use so that it may read parameters."""
+
+    def distribution(self, context: Tensor | None) -> Distribution:
+        """The distribution of ``event_shape``; where the context is given per row, of ``(batch, *event_shape)``.
+
+        Dimensions may be of its batch or of its event: densities are summed over all but the first (batch).
+        """
+        raise NotImplementedError
+
+    def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        log_prob = self.distribution(context).log_prob(z)
+        return log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob
+
+    def draw(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None, temperature: float = 1.0
+    ) -> Tensor:
+        distribution = self.distribution(context)
+        lead = distribution.batch_shape + distribution.event_shape
+        shape = torch.Size((n,) if len(lead) == len(self.event_shape) else ())
+        draw = distribution.rsample if distribution.has_rsample else distribution.sample
+        if generator is None:
+            z = draw(shape)
+        else:  # torch.distributions takes no generator
+            with torch.random.fork_rng(devices=_cuda_devices(self.like)):
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+                z = draw(shape)
+        return z if temperature == 1.0 else distribution.mean + temperature * (z - distribution.mean)
+
+
+class FixedBase(DistributionBase):
+    """``distribution``, which ``to(device)`` does not move."""
+
+    def __init__(self, event_shape: tuple[int, ...], distribution: Distribution) -> None:
+        super().__init__(event_shape)
+        shape = tuple(distribution.batch_shape + distribution.event_shape)
+        if shape != event_shape:
+            raise ValueError(f"a base must have events of shape {event_shape}: got {distribution} of shape {shape}")
+        self._distribution = distribution
+        self.has_rsample = bool(distribution.has_rsample)
+
+    def distribution(self, context: Tensor | None) -> Distribution:
+        return self._distribution
+
+
+def _cuda_devices(like: Tensor) -> list[int]:
+    return [like.device.index or 0] if like.is_cuda else []
+
+
+Builder = Callable[..., "Base | Distribution"]
+_builders: dict[str, Builder] = {}
+
+
+def register_base(name: str, build: Builder) -> None:
+    """Make ``build(event_shape, context_dim, **options)`` the base called ``name``; a later one takes its place."""
+    _builders[name] = build
+
+
+def base_names() -> list[str]:
+    return sorted(_builders)
+
+
+def make_base(name: str, event_shape: tuple[int, ...], context_dim: int, options: dict[str, Any] | None) -> Base:
+    """The base called ``name``.
+
+    Raises:
+        ValueError: if there is none, its options are wrong, or its events have another shape.
+    """
+    check_choice("base", name, base_names())
+    try:
+        base = _builders[name](event_shape, context_dim, **(options or {}))
+    except TypeError as error:
+        raise ValueError(f"base_options {options} do not fit the base {name!r}: {error}") from error
+    return base if isinstance(base, Base) else FixedBase(event_shape, base)
+
+
+def _normal(event_shape: tuple[int, ...], context_dim: int) -> Base:
+    return StandardNormal(event_shape)
+
+
+register_base("normal", _normal)

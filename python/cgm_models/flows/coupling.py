@@ -1,0 +1,83 @@
+"""Coupling layers: one part of the channels is transformed under parameters computed from the other, which passes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from cgm_kernels.coupling.op import affine_coupling_event
+
+from .transform import Transform
+
+
+class AffineCoupling(Transform):
+    """``x_b = z_b · σ(s) + t``, ``x_a = z_a`` with ``(s, t) = conditioner(z_a, context)`` (Dinh et al. 2017).
+
+    Args:
+        conditioner: maps the part that passes, and the context, to the log-scales s, then the shifts t, along
+            dimension 1.
+        split: an int k transforms the channels from k on; a slice that starts at 0 transforms the channels it selects.
+        scale, bound: σ and what bounds it, as in ``cgm_kernels.affine_coupling``.
+    """
+
+    def __init__(self, conditioner: nn.Module, split: int | slice, *, scale: str = "tanh", bound: float = 2.0) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.split = split
+        self.passing = passing_part(split)
+        self.scale, self.bound = scale, bound
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.accumulate(z, context, None, inverse=False)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.accumulate(x, context, None, inverse=True)
+
+    def accumulate(
+        self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        parameters = self.conditioner(x[:, self.passing], context)
+        return affine_coupling_event(
+            x, parameters, self.split, log_det, inverse=inverse, scale=self.scale, bound=self.bound
+        )
+
+
+class AdditiveCoupling(Transform):
+    """``x_b = z_b + t``, ``x_a = z_a`` with ``t = conditioner(z_a, context)``: it keeps volumes (Dinh et al. 2015)."""
+
+    def __init__(self, conditioner: nn.Module, split: int | slice) -> None:
+        super().__init__()
+        self.conditioner = conditioner
+        self.split = slice(split, None) if isinstance(split, int) else split
+        self.passing = passing_part(split)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.accumulate(z, context, None, inverse=False)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.accumulate(x, context, None, inverse=True)
+
+    def accumulate(
+        self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
+    ) -> tuple[Tensor, Tensor]:
+        passed = x[:, self.passing]
+        moved = torch.add(x[:, self.split], self.conditioner(passed, context), alpha=-1 if inverse else 1)
+        y = torch.cat((moved, passed) if self.split.start == 0 else (passed, moved), dim=1)
+        return y, x.new_zeros(len(x)) if log_det is None else log_det
+
+
+def passing_part(split: int | slice) -> slice:
+    """The channels that a layer with this ``split`` leaves alone."""
+    if isinstance(split, int):
+        return slice(0, split)
+    if split.start == 0 and split.step in (None, 1):
+        return slice(split.stop, None)
+    if split.start in (0, 1) and split.stop is None and split.step == 2:
+        return slice(1 - split.start, None, 2)
+    raise ValueError(f"split must be an int, slice(0, k), slice(0, None, 2) or slice(1, None, 2): got {split}")
+
+
+def alternating_split(index: int, dim: int) -> tuple[int | slice, int, int]:
+    """(split, channels that pass, channels transformed) of layer ``index``: each half in turn, the second first."""
+    half = dim // 2
+    return (half, half, dim - half) if index % 2 == 0 else (slice(0, half), dim - half, half)

@@ -1,0 +1,74 @@
+"""Which layer of a flow gave the first value that is not finite."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .transform import Transform
+
+if TYPE_CHECKING:
+    from .flow import Flow
+
+
+@torch.no_grad()
+def explain_non_finite(
+    flow: Flow, call: str, value: Tensor, points: Tensor, context: Tensor | None, *, inverse: bool
+) -> None:
+    """Run the map again with every layer watched, and raise an error that says where it left the finite numbers.
+
+    Returns where nothing is wrong: the sum that was tested overflowed, or the base has no mass at some points.
+    """
+    where = f"{type(flow).__name__}.{call}"
+    for name, given in (("z" if not inverse else "x", points), ("context", context)):
+        if given is not None and not given.isfinite().all():
+            raise ValueError(f"{where}: {name} must be finite, and {_count(given)} rows are not")
+    for name, parameter in flow.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(f"{where}: the parameter {name} holds values that are not finite")
+    with _watched(flow.transform, where):
+        z, log_det = flow.transform.accumulate(points, context, None, inverse=inverse)
+    if not log_det.isfinite().all():
+        raise FloatingPointError(f"{where}: the log-determinants of the layers overflow when they are added")
+    if value.isfinite().all():
+        return
+    if value.isnan().any() or value.isposinf().any() or value.ndim == 0:
+        density = flow.base.log_prob(z, context)
+        rows = f"{int((~density.isfinite()).sum())} of {len(density)} rows"
+        base, reach = type(flow.base).__name__, float(z.abs().max())
+        raise FloatingPointError(f"{where}: the base {base} has no finite density at {rows}; |z| reaches {reach:.3g}")
+
+
+def _count(points: Tensor) -> str:
+    bad = ~points.reshape(len(points), -1).isfinite().all(1)
+    return f"{int(bad.sum())} of {len(points)}"
+
+
+@contextmanager
+def _watched(root: Transform, where: str) -> Iterator[None]:
+    """Inside, every transform under ``root`` raises when its result is not finite; the innermost raises first."""
+    layers = [(name, layer) for name, layer in root.named_modules() if isinstance(layer, Transform)]
+    try:
+        for name, layer in layers:
+            layer.accumulate = functools.partial(_checked, layer.accumulate, where, name, type(layer).__name__)  # type: ignore[method-assign]
+        yield
+    finally:
+        for _, layer in layers:
+            layer.__dict__.pop("accumulate", None)
+
+
+def _checked(accumulate: Any, where: str, name: str, kind: str, x: Tensor, *rest: Any, **options: Any) -> Any:
+    y, log_det = accumulate(x, *rest, **options)
+    label = f"layer {name} ({kind})" if name else kind
+    if not y.isfinite().all():
+        raise FloatingPointError(f"{where}: {label} gives values that are not finite in {_count(y)} rows")
+    if not log_det.isfinite().all():
+        raise FloatingPointError(
+            f"{where}: {label} gives a log-determinant that is not finite in {_count(log_det)} rows"
+        )
+    return y, log_det

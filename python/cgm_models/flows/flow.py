@@ -1,0 +1,214 @@
+"""Normalizing flows: a base distribution carried to the data by invertible transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from ..model import GenerativeModel, class_labels
+from .base import make_base
+from .diagnosis import explain_non_finite
+from .preprocess import Sigmoid, bits_per_dim, check_levels, dequantize
+from .transform import Composition, Transform
+
+
+class Flow(GenerativeModel, abstract=True):
+    """``x = T(z)``, z from the base: ``log p(x | c) = log p_base(T⁻¹(x)) + log|det ∂T⁻¹/∂x|``.
+
+    ``transforms`` are applied first to last from the latent to the data; ``base`` and ``base_options`` name the base
+    distribution (``base.base_names()``). With ``n_levels`` the data are images of that many levels in [0, 1]: ``loss``
+    dequantises them, a logit with ``logit_alpha`` comes before the transforms, and ``log_prob`` is the density of
+    dequantised images.
+
+    ``context`` is (context_dim,) for all points or (n, context_dim), one row a point; integer class labels () or (n,)
+    stand for one-hot rows.
+    """
+
+    check_finite = True
+    """Whether a result that is not finite raises an error that names the layer; it costs one reading per call."""
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        context_dim: int,
+        transforms: Iterable[Transform],
+        base: str = "normal",
+        base_options: dict[str, Any] | None = None,
+        n_levels: int | None = None,
+        logit_alpha: float = 0.05,
+    ) -> None:
+        super().__init__(event_shape, context_dim)
+        if isinstance(context_dim, bool) or not isinstance(context_dim, int) or context_dim < 0:
+            raise ValueError(f"context_dim must be a whole number, 0 for none: got {context_dim!r}")
+        check_levels(n_levels)
+        self.n_levels = n_levels
+        self.transform = Composition([*transforms, *([] if n_levels is None else [Sigmoid(logit_alpha)])])
+        self.base = make_base(base, self.event_shape, context_dim, base_options)
+
+    def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(x, log|det ∂x/∂z|)`` of latent points."""
+        self._check_points("z", z)
+        x, log_det = self.transform(z, self._context(context, len(z)))
+        return x, self._finite("forward", log_det, z, context, inverse=False)
+
+    def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``(z, log|det ∂z/∂x|)`` of data points."""
+        self._check_points("x", x)
+        z, log_det = self.transform.inverse(x, self._context(context, len(x)))
+        return z, self._finite("inverse", log_det, x, context, inverse=True)
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch,)``, in nats; −inf where the base has no mass.
+
+        Raises:
+            ValueError: if ``x`` holds values that are not finite.
+            FloatingPointError: if a layer gives a value that is not finite, with its name.
+        """
+        return self._finite("log_prob", self._log_prob(x, context), x, context, inverse=True)
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The mean of −log p(x | context) in nats: KL(data ‖ model) less the entropy of the data."""
+        if self.n_levels is not None:
+            x = dequantize(x, self.n_levels)
+        loss = self._log_prob(x, context).mean().neg()
+        return self._finite("loss", loss, x, context, inverse=True)
+
+    def reverse_kl(
+        self,
+        log_density: Callable[[Tensor], Tensor],
+        n: int,
+        context: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Tensor:
+        """``E_q[log q(x) − log p̃(x)]`` over ``n`` samples of the flow: KL(q ‖ p) less log ∫p̃, to be minimised.
+
+        ``log_density`` maps points ``(n, *event)`` to log p̃ ``(n,)``, normalised or not.
+        """
+        x, log_prob = self.sample_and_log_prob(n, context, generator)
+        target = log_density(x)
+        if target.shape != (n,):
+            raise ValueError(f"log_density must map {tuple(x.shape)} to ({n},): got {tuple(target.shape)}")
+        loss = (log_prob - target).mean()
+        if self.check_finite and not _traced() and not torch.isfinite(loss):
+            raise FloatingPointError(f"{type(self).__name__}.reverse_kl: log_density is not finite on some samples")
+        return loss
+
+    def sample_and_log_prob(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Samples ``(n, *event)`` and their log-density ``(n,)`` in one pass, differentiable in the parameters."""
+        if not self.base.has_rsample and any(parameter.requires_grad for parameter in self.base.parameters()):
+            raise ValueError("samples of this base do not carry the gradient of its parameters: fix them")
+        context = self._context(context, _check_count(n))
+        z = self.base.draw(n, context, generator)
+        x, log_det = self.transform(z, context)
+        log_prob = self.base.log_prob(z, context) - log_det
+        return x, self._finite("sample_and_log_prob", log_prob, z, context, inverse=False)
+
+    @torch.no_grad()
+    def sample(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None, *, temperature: float = 1.0
+    ) -> Tensor:
+        """``(n, *event)``; ``temperature`` scales the latent points about the mean of the base."""
+        if not temperature >= 0.0:
+            raise ValueError(f"temperature must be a number, not negative: got {temperature!r}")
+        context = self._context(context, _check_count(n))
+        z = self.base.draw(n, context, generator, temperature)
+        x, log_det = self.transform(z, context)
+        self._finite("sample", log_det, z, context, inverse=False)
+        return x
+
+    @torch.no_grad()
+    def interpolate(
+        self, x: Tensor, y: Tensor, n_steps: int, context: Tensor | None = None, *, spherical: bool = True
+    ) -> Tensor:
+        """``(n_steps, batch, *event)``: from ``x`` to ``y`` along a curve between their latent points.
+
+        The spherical curve turns and scales at an even pace, and so stays where a normal base has its mass; the other
+        is the straight line.
+        """
+        _check_count(n_steps, "n_steps")
+        start, end = (self.inverse(points, context)[0] for points in (x, y))
+        path = [_between(start, end, float(share), spherical) for share in torch.linspace(0, 1, n_steps)]
+        return torch.stack([self(z, context)[0] for z in path]) if path else x.new_empty(0, *x.shape)
+
+    @torch.no_grad()
+    def bits_per_dim(
+        self, x: Tensor, context: Tensor | None = None, *, n_draws: int = 1, generator: Generator | None = None
+    ) -> Tensor:
+        """``(batch,)``: an upper bound on −log₂ P(image) / D, tight as ``n_draws`` of the dequantisation grow.
+
+        It is the average over the noise of −log₂ p for one draw, of the importance-weighted log mean for more.
+        """
+        if self.n_levels is None:
+            raise ValueError("bits_per_dim needs the number of levels of the images: construct with n_levels")
+        _check_count(n_draws, "n_draws", least=1)
+        draws = [self.log_prob(dequantize(x, self.n_levels, generator), context) for _ in range(n_draws)]
+        log_prob = torch.stack(draws).logsumexp(0) - torch.tensor(float(n_draws)).log()
+        return bits_per_dim(log_prob, self.base.like.new_empty(self.event_shape).numel(), self.n_levels)
+
+    def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
+        self._check_points("x", x)
+        context = self._context(context, len(x))
+        z, log_det = self.transform.inverse(x, context)
+        return self.base.log_prob(z, context) + log_det
+
+    def _context(self, context: Tensor | None, n: int) -> Tensor | None:
+        """``context`` as (n, context_dim) in the dtype of the flow."""
+        if not self.context_dim:
+            if context is not None:
+                raise ValueError("this flow has no context: construct it with context_dim, or leave context out")
+            return None
+        if context is None:
+            raise ValueError(f"this flow is conditional: context must have shape ({self.context_dim},) or (n, ...)")
+        if not isinstance(context, Tensor):
+            raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
+        like = self.base.like
+        if not context.is_floating_point():
+            labels = class_labels(context, n, self.context_dim)
+            return nn.functional.one_hot(labels, self.context_dim).to(like)
+        if context.shape not in ((self.context_dim,), (n, self.context_dim)):
+            expected = f"({self.context_dim},) or ({n}, {self.context_dim})"
+            raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
+        return context.to(like).expand(n, self.context_dim)
+
+    def _check_points(self, name: str, points: Tensor) -> None:
+        if points.shape[1:] != self.event_shape or not points.ndim:
+            expected = f"(n, {', '.join(map(str, self.event_shape))})"
+            raise ValueError(f"{name} must have shape {expected}: got {tuple(points.shape)}")
+        if points.dtype != self.base.like.dtype:
+            raise TypeError(f"{name} must have the dtype of the flow, {self.base.like.dtype}: got {points.dtype}")
+
+    def _finite(self, name: str, value: Tensor, points: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor:
+        """``value``, once it is known to be finite; else a second pass finds the layer to blame."""
+        if self.check_finite and not _traced() and not torch.isfinite(value.detach().sum()):
+            explain_non_finite(self, name, value, points, self._context(context, len(points)), inverse=inverse)
+        return value
+
+
+def _traced() -> bool:
+    """Whether no value can be read: in a graph being compiled or captured."""
+    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+
+def _check_count(n: int, name: str = "n", least: int = 0) -> int:
+    if isinstance(n, bool) or not isinstance(n, int) or n < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}: got {n!r}")
+    return n
+
+
+def _between(start: Tensor, end: Tensor, share: float, spherical: bool) -> Tensor:
+    if not spherical:
+        return torch.lerp(start, end, share)
+    a, b = start.flatten(1), end.flatten(1)
+    norm_a, norm_b = a.norm(dim=1, keepdim=True), b.norm(dim=1, keepdim=True)
+    unit_a, unit_b = a / norm_a.clamp_min(1e-12), b / norm_b.clamp_min(1e-12)
+    angle = 2.0 * torch.atan2((unit_a - unit_b).norm(dim=1, keepdim=True), (unit_a + unit_b).norm(dim=1, keepdim=True))
+    # sinc keeps the weights finite as the angle goes to 0; opposite points have no shortest arc and take the line.
+    weight_a = (1 - share) * torch.sinc((1 - share) * angle / torch.pi) / torch.sinc(angle / torch.pi)
+    weight_b = share * torch.sinc(share * angle / torch.pi) / torch.sinc(angle / torch.pi)
+    arc = (weight_a * unit_a + weight_b * unit_b) * torch.lerp(norm_a, norm_b, share)
+    return torch.where(angle < 3.14, arc, torch.lerp(a, b, share)).view_as(start)
