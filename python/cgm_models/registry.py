@@ -18,6 +18,11 @@ class Entry(NamedTuple):
 
 
 _SHIPPED = {
+    "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
+    "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
+    "NeuralSplineFlow": Entry("cgm_models.flows", "couplings by monotone rational-quadratic splines"),
+    "PlanarFlow": Entry("cgm_models.flows", "planar layers, inverted by solving a scalar equation"),
+    "RadialFlow": Entry("cgm_models.flows", "radial layers, which pull points to centres or push them away"),
     "RealNVP": Entry("cgm_models.flows", "affine couplings of the halves of a vector or, at several scales, an image"),
     "SlicedWassersteinFlow": Entry(
         "cgm_models.transport", "particles carried to the data along random directions, by learned quantiles"

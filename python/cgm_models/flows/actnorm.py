@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgm_kernels.coupling.op import affine_coupling, affine_coupling_inverse
+from cgm_kernels import affine_coupling, affine_coupling_inverse
 
 from .transform import Transform
 

@@ -1,20 +1,12 @@
-"""Base distributions, by name, so that a model's configuration holds them.
-
-``register_base(name, build)`` makes any ``torch.distributions`` object a base: ``build(event_shape, context_dim,
-**options)`` returns a ``Base``, or the distribution itself.
-"""
+"""What a base distribution is, and the standard normal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
-
-from .options import check_choice
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -81,6 +73,10 @@ class DistributionBase(Base):
         """
         raise NotImplementedError
 
+    def center(self, distribution: Distribution) -> Tensor:
+        """About which a temperature scales."""
+        return distribution.mean
+
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         log_prob = self.distribution(context).log_prob(z)
         return log_prob.flatten(1).sum(1) if log_prob.ndim > 1 else log_prob
@@ -98,7 +94,7 @@ class DistributionBase(Base):
             with torch.random.fork_rng(devices=_cuda_devices(self.like)):
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
                 z = draw(shape)
-        return z if temperature == 1.0 else distribution.mean + temperature * (z - distribution.mean)
+        return z if temperature == 1.0 else torch.lerp(self.center(distribution), z, temperature)
 
 
 class FixedBase(DistributionBase):
@@ -118,37 +114,3 @@ class FixedBase(DistributionBase):
 
 def _cuda_devices(like: Tensor) -> list[int]:
     return [like.device.index or 0] if like.is_cuda else []
-
-
-Builder = Callable[..., "Base | Distribution"]
-_builders: dict[str, Builder] = {}
-
-
-def register_base(name: str, build: Builder) -> None:
-    """Make ``build(event_shape, context_dim, **options)`` the base called ``name``; a later one takes its place."""
-    _builders[name] = build
-
-
-def base_names() -> list[str]:
-    return sorted(_builders)
-
-
-def make_base(name: str, event_shape: tuple[int, ...], context_dim: int, options: dict[str, Any] | None) -> Base:
-    """The base called ``name``.
-
-    Raises:
-        ValueError: if there is none, its options are wrong, or its events have another shape.
-    """
-    check_choice("base", name, base_names())
-    try:
-        base = _builders[name](event_shape, context_dim, **(options or {}))
-    except TypeError as error:
-        raise ValueError(f"base_options {options} do not fit the base {name!r}: {error}") from error
-    return base if isinstance(base, Base) else FixedBase(event_shape, base)
-
-
-def _normal(event_shape: tuple[int, ...], context_dim: int) -> Base:
-    return StandardNormal(event_shape)
-
-
-register_base("normal", _normal)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cgm_kernels.coupling.op import affine_coupling_event
+from cgm_kernels import affine_coupling_event
 
 from .transform import Transform
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..model import GenerativeModel, class_labels
-from .base import make_base
+from .bases import make_base
 from .diagnosis import explain_non_finite
 from .preprocess import Sigmoid, bits_per_dim, check_levels, dequantize
 from .transform import Composition, Transform
@@ -19,7 +19,7 @@ class Flow(GenerativeModel, abstract=True):
     """``x = T(z)``, z from the base: ``log p(x | c) = log p_base(T⁻¹(x)) + log|det ∂T⁻¹/∂x|``.
 
     ``transforms`` are applied first to last from the latent to the data; ``base`` and ``base_options`` name the base
-    distribution (``base.base_names()``). With ``n_levels`` the data are images of that many levels in [0, 1]: ``loss``
+    distribution (``bases.base_names()``). With ``n_levels`` the data are images of that many levels in [0, 1]: ``loss``
     dequantises them, a logit with ``logit_alpha`` comes before the transforms, and ``log_prob`` is the density of
     dequantised images.
 
@@ -51,13 +51,13 @@ class Flow(GenerativeModel, abstract=True):
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(x, log|det ∂x/∂z|)`` of latent points."""
         self._check_points("z", z)
-        x, log_det = self.transform(z, self._context(context, len(z)))
+        x, log_det = self.transform(z, self.expand_context(context, len(z)))
         return x, self._finite("forward", log_det, z, context, inverse=False)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(z, log|det ∂z/∂x|)`` of data points."""
         self._check_points("x", x)
-        z, log_det = self.transform.inverse(x, self._context(context, len(x)))
+        z, log_det = self.transform.inverse(x, self.expand_context(context, len(x)))
         return z, self._finite("inverse", log_det, x, context, inverse=True)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -102,7 +102,7 @@ class Flow(GenerativeModel, abstract=True):
         """Samples ``(n, *event)`` and their log-density ``(n,)`` in one pass, differentiable in the parameters."""
         if not self.base.has_rsample and any(parameter.requires_grad for parameter in self.base.parameters()):
             raise ValueError("samples of this base do not carry the gradient of its parameters: fix them")
-        context = self._context(context, _check_count(n))
+        context = self.expand_context(context, _check_count(n))
         z = self.base.draw(n, context, generator)
         x, log_det = self.transform(z, context)
         log_prob = self.base.log_prob(z, context) - log_det
@@ -115,7 +115,7 @@ class Flow(GenerativeModel, abstract=True):
         """``(n, *event)``; ``temperature`` scales the latent points about the mean of the base."""
         if not temperature >= 0.0:
             raise ValueError(f"temperature must be a number, not negative: got {temperature!r}")
-        context = self._context(context, _check_count(n))
+        context = self.expand_context(context, _check_count(n))
         z = self.base.draw(n, context, generator, temperature)
         x, log_det = self.transform(z, context)
         self._finite("sample", log_det, z, context, inverse=False)
@@ -152,11 +152,11 @@ class Flow(GenerativeModel, abstract=True):
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         self._check_points("x", x)
-        context = self._context(context, len(x))
+        context = self.expand_context(context, len(x))
         z, log_det = self.transform.inverse(x, context)
         return self.base.log_prob(z, context) + log_det
 
-    def _context(self, context: Tensor | None, n: int) -> Tensor | None:
+    def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim) in the dtype of the flow."""
         if not self.context_dim:
             if context is not None:
@@ -185,7 +185,7 @@ class Flow(GenerativeModel, abstract=True):
     def _finite(self, name: str, value: Tensor, points: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor:
         """``value``, once it is known to be finite; else a second pass finds the layer to blame."""
         if self.check_finite and not _traced() and not torch.isfinite(value.detach().sum()):
-            explain_non_finite(self, name, value, points, self._context(context, len(points)), inverse=inverse)
+            explain_non_finite(self, name, value, points, self.expand_context(context, len(points)), inverse=inverse)
         return value
 
 

@@ -1,0 +1,92 @@
+"""Monotone rational-quadratic splines (Gregory and Delbourgo 1982; Durkan et al. 2019)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MIN_SIZE = 1e-3
+"""Of a bin, as a share of the interval."""
+MIN_SLOPE = 1e-3
+
+
+def rational_quadratic_spline(
+    x: Tensor, parameters: Tensor, bound: float, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """A monotone map of [−bound, bound] onto itself, elementwise, and the log of its slope; the identity outside.
+
+    In the bin [x_k, x_k + w] → [y_k, y_k + h] with slopes d₀ and d₁ at its ends, ξ = (x − x_k) / w and s = h / w:
+
+        y = y_k + h (s ξ² + d₀ ξ(1 − ξ)) / (s + (d₁ + d₀ − 2s) ξ(1 − ξ)).
+
+    Args:
+        x: any shape.
+        parameters: (*x.shape, 3K − 1) for K bins: K logits of widths, K of heights, K − 1 of the inner slopes; the
+            outer slopes are 1. All zero, the map is the identity.
+        inverse: the inverse map, by the root of a quadratic equation.
+
+    Returns:
+        The image of x, and the log of the slope of the map that was applied, both of the shape of x.
+    """
+    n_bins = (parameters.shape[-1] + 1) // 3
+    inside = x.abs() < bound
+    # The others take a point where every formula is finite, so that no gradient becomes NaN behind the mask.
+    clamped = torch.where(inside, x, torch.zeros_like(x))
+    x_knots = _knots(parameters[..., :n_bins], bound)
+    y_knots = _knots(parameters[..., n_bins : 2 * n_bins], bound)
+    slopes = F.pad(_slopes(parameters[..., 2 * n_bins :]), (1, 1), value=1.0)
+    knots = y_knots if inverse else x_knots
+    index = (clamped.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
+    both = torch.cat((index, index + 1), dim=-1)
+    (x_0, x_1), (y_0, y_1), (d_0, d_1) = (values.gather(-1, both).unbind(-1) for values in (x_knots, y_knots, slopes))
+    evaluate = _inverse_in_bin if inverse else _in_bin
+    y, log_slope = evaluate(clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)
+    return torch.where(inside, y, x), torch.where(inside, log_slope, torch.zeros_like(x))
+
+
+def _knots(logits: Tensor, bound: float) -> Tensor:
+    """(..., K + 1): from −bound to bound, increasing."""
+    n_bins = logits.shape[-1]
+    sizes = MIN_SIZE + (1.0 - MIN_SIZE * n_bins) * torch.softmax(logits, dim=-1)
+    inner = (2.0 * bound) * torch.cumsum(sizes[..., :-1], dim=-1) - bound
+    # The ends exactly: rounding must not leave a gap between the last bin and the tail.
+    return F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
+
+
+def _slopes(logits: Tensor) -> Tensor:
+    return MIN_SLOPE + F.softplus(logits + math.log(math.expm1(1.0 - MIN_SLOPE)))
+
+
+def _in_bin(
+    x: Tensor, x_0: Tensor, width: Tensor, y_0: Tensor, height: Tensor, d_0: Tensor, d_1: Tensor
+) -> tuple[Tensor, Tensor]:
+    share = (x - x_0) / width
+    secant = height / width
+    product = share * (1.0 - share)
+    bottom = secant + (d_0 + d_1 - 2.0 * secant) * product
+    y = y_0 + height * (secant * share.square() + d_0 * product) / bottom
+    return y, _log_slope(share, secant, product, bottom, d_0, d_1)
+
+
+def _inverse_in_bin(
+    y: Tensor, x_0: Tensor, width: Tensor, y_0: Tensor, height: Tensor, d_0: Tensor, d_1: Tensor
+) -> tuple[Tensor, Tensor]:
+    secant = height / width
+    rise = y - y_0
+    bend = d_0 + d_1 - 2.0 * secant
+    a = height * (secant - d_0) + rise * bend
+    b = height * d_0 - rise * bend
+    c = -secant * rise
+    # This form of the root subtracts nothing of like size (b ≥ 0 where a is negative enough to matter).
+    share = 2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp_min(0.0)))
+    product = share * (1.0 - share)
+    bottom = secant + bend * product
+    return x_0 + share * width, -_log_slope(share, secant, product, bottom, d_0, d_1)
+
+
+def _log_slope(share: Tensor, secant: Tensor, product: Tensor, bottom: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
+    top = d_1 * share.square() + 2.0 * secant * product + d_0 * (1.0 - share).square()
+    return 2.0 * (torch.log(secant) - torch.log(bottom)) + torch.log(top)
