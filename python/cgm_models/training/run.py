@@ -9,6 +9,9 @@
       log.jsonl             one JSON object a line: what was measured while fitting, appended as it happens
       run.json              when, how long, versions, data, whether the fit was interrupted
       metrics.json          what `cgm evaluate` measured
+      checkpoints/          where `cgm fit --resume` goes on, for models trained by gradient steps
+      nonfinite.json        which step and rows gave a loss or gradient that was not finite, if one did
+      tensorboard/          the numbers of the log as curves, and the pictures
       samples/              pictures and arrays written for this run
 
 Every file but the log is written whole or not at all. A directory that holds anything is never written to unless told.
@@ -25,7 +28,10 @@ from typing import Any
 
 from .files import write_atomic
 
-_OWN = ("config.yaml", "model", "log.jsonl", "run.json", "metrics.json", "samples")
+_OWN = (
+    *("config.yaml", "model", "log.jsonl", "run.json", "metrics.json", "samples"),
+    *("checkpoints", "tensorboard", "nonfinite.json"),
+)
 
 
 class RunDirectory:
@@ -124,6 +130,18 @@ class RunDirectory:
     @property
     def samples_path(self) -> Path:
         return self.path / "samples"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def nonfinite_path(self) -> Path:
+        return self.path / "nonfinite.json"
+
+    @property
+    def tensorboard_path(self) -> Path:
+        return self.path / "tensorboard"
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one line to the log."""

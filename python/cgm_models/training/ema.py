@@ -1,0 +1,48 @@
+"""The exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class WeightAverage:
+    """``a ← β_k a + (1 − β_k) w`` after every step, β_k = min(decay, (1 + k) / (10 + k)).
+
+    The rising β_k lets the average forget the initial weights in the first steps. Parameters are averaged; buffers
+    (counts, running statistics) are those of the model.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
+        self.decay = decay
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.average = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """``step`` counts the updates before this one."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        get_ema_multi_avg_fn(decay)(self.average, self.parameters, step)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Within, the parameters hold their averages."""
+        own = [parameter.detach().clone() for parameter in self.parameters]
+        self.copy_to_parameters()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(self.parameters, own)
+
+    @torch.no_grad()
+    def copy_to_parameters(self) -> None:
+        torch._foreach_copy_(self.parameters, self.average)
+
+    @torch.no_grad()
+    def copy_from_parameters(self) -> None:
+        torch._foreach_copy_(self.average, self.parameters)

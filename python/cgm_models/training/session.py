@@ -1,0 +1,161 @@
+"""Everything that moves while a model is trained, in one process of the training."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..model import GenerativeModel
+from .batches import Batch, Batches, TrainingData
+from .checkpoint import CheckpointFolder
+from .devices import spawns
+from .ema import WeightAverage
+from .monitor import DeferredMonitor, ImmediateMonitor, Monitor
+from .optimizers import make_optimizer
+from .reporter import Reporter
+from .run import RunDirectory
+from .seeds import derived_seed
+from .snapshot import collect, load_weights, restore, whole_weights
+from .validation import EarlyStopping, HeldOutLoss
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from .trainer import Trainer
+
+
+class Loss(nn.Module):
+    """``model.loss`` as a forward pass, which is what DDP and FSDP wrap."""
+
+    def __init__(self, model: GenerativeModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.model.loss(batch.x, batch.context)
+
+
+class Session:
+    """The model with its optimiser, average, data, counters and reports, new or as its checkpoint left them.
+
+    ``step`` counts the updates made, ``best`` holds the weights of the lowest held-out loss where those are asked for.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        options: Trainer,
+        model: GenerativeModel,
+        data: TrainingData,
+        run: RunDirectory | None,
+        resume: bool,
+    ) -> None:
+        device, rank, world = fabric.device, fabric.global_rank, fabric.world_size
+        self.fabric, self.options, self.model, self.data, self.run = fabric, options, model, data, run
+        self.step, self.seconds = 0, 0.0
+        self.best: dict[str, Tensor] | None = None
+        self.fingerprint = data.fingerprint()
+        self.batches = Batches(data, options.batch_size, options.seed, device, rank, world)
+        self.stopping = EarlyStopping(options.patience, options.min_delta)
+        has_validation = data.validation_x is not None
+        self.held_out = HeldOutLoss(data, options.seed, device, rank, world) if has_validation else None
+        self.first = rank == 0
+        self.spawned = spawns(fabric)
+        self.reads_every_step = device.type == "cpu" and world == 1
+        overflows = options.precision == "16-mixed"
+        self.monitor: Monitor = (
+            ImmediateMonitor(overflows) if self.reads_every_step else DeferredMonitor(device, overflows)
+        )
+        self.checkpoints = None if run is None else CheckpointFolder(run.checkpoints_path)
+        self.reporter = Reporter(run if self.first else None, options.tensorboard, options.progress and self.first)
+        self._set_up(self.checkpoints.latest() if self.checkpoints and resume else None)
+
+    def _set_up(self, checkpoint: Path | None) -> None:
+        options, fabric = self.options, self.fabric
+        torch.manual_seed(derived_seed(options.seed, "noise", fabric.global_rank))
+        self.model.to(fabric.device).train()
+        if not self.reads_every_step and hasattr(self.model, "check_finite"):
+            self.model.check_finite = False  # noqa: B010; it waits for the device, and would raise in one process alone
+        initialize = getattr(self.model, "initialize", None)
+        if checkpoint is None and callable(initialize):
+            first = self.batches.whole_batch(0)
+            with torch.no_grad():
+                initialize(first.x, first.context)
+        module: Any = fabric.setup_module(Loss(self.model))
+        self.module: nn.Module = module
+        self.wrapped: nn.Module = module._forward_module  # as DDP or FSDP made it, without Fabric's shell
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer: Any = fabric.setup_optimizers(make_optimizer(options, self.parameters))
+        self.average = None if options.ema_decay is None else WeightAverage(self.parameters, options.ema_decay)
+        if checkpoint is not None:
+            log_bytes = restore(self, checkpoint)
+            self.reporter.go_on_from(self.step, log_bytes)
+        else:
+            self.reporter.go_on_from(0, 0)
+
+    def clip(self) -> Tensor:
+        """Clip the gradients, unscaled before under float16; their norm before that."""
+        limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
+        norm: Any = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        return norm
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Within, the model is whole, in evaluation mode, and holds the averaged weights where there are some."""
+        from torch.distributed.fsdp import FullyShardedDataParallel
+
+        with ExitStack() as stack:
+            if self.average is not None:
+                stack.enter_context(self.average.in_place())
+            if isinstance(self.wrapped, FullyShardedDataParallel):
+                stack.enter_context(FullyShardedDataParallel.summon_full_params(self.wrapped, writeback=False))
+            self.model.eval()
+            try:
+                with torch.no_grad():
+                    yield
+            finally:
+                self.model.train()
+
+    def validate(self) -> float:
+        """The held-out loss; the weights are kept as the best if it is the lowest and they may be asked for."""
+        assert self.held_out is not None
+        with self.evaluation():
+            totals: Any = self.fabric.all_reduce(self.held_out(self.model), reduce_op="sum")
+            loss = float(totals[0] / totals[1])
+            lowest = self.stopping.observe(self.step, loss)
+        if lowest and self.stopping.patience is not None:
+            if self.average is None:
+                self.best = whole_weights(self.wrapped)
+            else:
+                with self.average.in_place():
+                    self.best = whole_weights(self.wrapped)
+        return loss
+
+    def save(self) -> None:
+        """Write a checkpoint, and the model as it would be now if the training ended."""
+        if self.run is None or self.checkpoints is None:
+            return
+        files, state = collect(self, self.reporter.log_bytes())
+        if self.first:
+            description = json.dumps(self.model._description())
+            self.checkpoints.write(self.step, files, state, description)
+        with self.evaluation():
+            if self.first:
+                self.model.save(self.run.model_path)
+
+    def finish(self) -> str:
+        """Leave the model with the weights to use; which ones they are."""
+        if self.best is not None:
+            load_weights(self.wrapped, self.best)
+            return "best"
+        if self.average is not None:
+            self.average.copy_to_parameters()
+            return "average"
+        return "last"
