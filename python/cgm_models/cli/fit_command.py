@@ -12,6 +12,7 @@ from .. import registry
 from ..training.files import write_atomic
 from ..training.run import RunDirectory
 from .options import add_constructor, plain, with_underscores
+from .training import TRAINING_OPTIONS, add_training, is_trained, launched_rank, make_trainer, train
 
 _DATA_OPTIONS = {
     "n": (int, "how many points: drawn for the 2-D sets, a random subset of the others"),
@@ -21,7 +22,7 @@ _DATA_OPTIONS = {
     "noise": (float, "noise level of moons, circles, rings and swissroll in place of the standard one"),
     "label_column": (str, "name or number of a file's column that holds the class label"),
 }
-_NOT_WRITTEN = ("config", "overwrite", "quiet", "out")
+_NOT_WRITTEN = ("config", "overwrite", "quiet", "out", "resume")
 
 
 def run(arguments: list[str]) -> int:
@@ -30,10 +31,11 @@ def run(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> dict[str, Any]:
-    """The options of a fit; those of the model are read off its constructor."""
+    """The options of a fit; those of the model, and of the trainer, are read off the constructors."""
     arguments = with_underscores(arguments)
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--model", *arguments]
+    arguments = _with_config_of_run(arguments)
     name = _model_name(arguments)
     parser = _parser(name)
     options = parser.parse_args(arguments).as_dict()
@@ -41,6 +43,8 @@ def parse(arguments: list[str]) -> dict[str, Any]:
         if not options.get(needed):
             known = f" Known: {', '.join(registry.names())}." if needed == "model" else ""
             raise ValueError(f"--{needed} is missing: say cgm fit MODEL --data DATA --out RUN.{known}")
+    if options.get("resume") and options["overwrite"]:
+        raise ValueError("--resume goes on with the run that --overwrite would replace: choose one of them")
     return options
 
 
@@ -56,30 +60,53 @@ def fit(options: dict[str, Any]) -> int:
         raise ValueError(f"--conditional needs class labels, and {data.name} has none")
     context_dim = data.n_classes if options["conditional"] else 0
     kind = registry.find(options["model"])
+    trainer = make_trainer(options)
     torch.manual_seed(options["seed"])
     model = kind(event_shape=data.event_shape, context_dim=context_dim, **_model_options(options))
-    run = RunDirectory.create(options["out"], overwrite=options["overwrite"])
+    first = launched_rank() == 0
+    run = _run_directory(options, first)
     try:
-        write_atomic(run.config_path, _yaml({k: plain(v) for k, v in options.items() if k not in _NOT_WRITTEN}))
+        if first:
+            write_atomic(run.config_path, _yaml({k: plain(v) for k, v in options.items() if k not in _NOT_WRITTEN}))
         began = time.perf_counter()
-        model.fit(
-            data.train_x,
-            data.train_context if context_dim else None,
-            generator=torch.Generator().manual_seed(options["seed"]),
-            progress=not options["quiet"],
-            log=run.log,
-        )
-        return _finish(run, model, data, time.perf_counter() - began, options["quiet"])
+        if trainer is None:
+            status = _fit_alone(model, data, options, run)
+        else:
+            status = train(trainer, model, data, options, run)
+        return _finish(run, model, data, time.perf_counter() - began, status, options["quiet"]) if first else 0
     finally:
         run.discard()  # does nothing once the run is committed
 
 
-def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, quiet: bool) -> int:
+def _fit_alone(model: Any, data: Any, options: dict[str, Any], run: RunDirectory) -> str:
+    """Let the model fit itself; its status."""
     import torch
 
-    if run.replaces_another and model.status() == "not fitted":
+    model.fit(
+        data.train_x,
+        data.train_context if model.context_dim else None,
+        generator=torch.Generator().manual_seed(options["seed"]),
+        progress=not options["quiet"],
+        log=run.log,
+    )
+    return model.status()
+
+
+def _run_directory(options: dict[str, Any], first: bool) -> RunDirectory:
+    """Of several processes the first makes it."""
+    if not first:
+        return RunDirectory(options["out"])
+    if options.get("resume"):
+        return RunDirectory.continued(options["out"])
+    return RunDirectory.create(options["out"], overwrite=options["overwrite"])
+
+
+def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, status: str, quiet: bool) -> int:
+    import torch
+
+    if run.replaces_another and status == "not fitted":
         raise KeyboardInterrupt  # nothing new that could take the place of the old run
-    interrupted = "interrupted" in model.status()
+    interrupted = "interrupted" in status
     model.save(run.model_path)
     facts = {
         "model": type(model).__name__,
@@ -88,7 +115,7 @@ def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, quiet: boo
         "value_range": list(data.value_range),
         "class_names": None if data.class_names is None else list(data.class_names),
         "n_train": data.n_train,
-        "status": model.status(),
+        "status": status,
         "interrupted": interrupted,
         "fit_seconds": round(seconds, 2),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -98,8 +125,8 @@ def _finish(run: RunDirectory, model: Any, data: Any, seconds: float, quiet: boo
     run.write_json(run.info_path, facts)
     run.commit()
     if not quiet:
-        print(f"{type(model).__name__} on {data.name}: {model.status()} in {seconds:.1f} s, written to {run.path}")
-    return 130 if interrupted or model.status() == "not fitted" else 0
+        print(f"{type(model).__name__} on {data.name}: {status} in {seconds:.1f} s, written to {run.path}")
+    return 130 if interrupted or status == "not fitted" else 0
 
 
 def _parser(name: str | None) -> Any:
@@ -121,7 +148,10 @@ def _parser(name: str | None) -> Any:
     for key, (kind, text) in _DATA_OPTIONS.items():
         parser.add_argument(f"--data_{key}", type=kind | None, help=text)
     if name is not None:
-        add_constructor(parser, registry.find(name))
+        kind = registry.find(name)
+        add_constructor(parser, kind)
+        if is_trained(kind):
+            add_training(parser)
     return parser
 
 
@@ -131,13 +161,28 @@ def _describe(name: str | None) -> str:
     return f"{name}: {registry.summaries().get(name, '')}. -- may be spelled with - or _."
 
 
-def _model_name(arguments: list[str]) -> str | None:
-    """The model that the options name, or else the file given by --config."""
+def _values(arguments: list[str], *names: str) -> dict[str, str]:
+    """What the options of these names are given, before anything else is known."""
     values = {}
     for flag, follower in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = flag.partition("=")
-        if name in ("--model", "--config"):
+        if name in names:
             values[name] = value if equals else follower
+    return values
+
+
+def _with_config_of_run(arguments: list[str]) -> list[str]:
+    """With --resume, what the run was started with counts where the options say nothing else."""
+    values = _values(arguments, "--out", "--config", "--resume")
+    config = RunDirectory(values.get("--out", "")).config_path
+    if "--resume" in values and "--config" not in values and config.is_file():
+        return ["--config", str(config), *arguments]
+    return arguments
+
+
+def _model_name(arguments: list[str]) -> str | None:
+    """The model that the options name, or else the file given by --config."""
+    values = _values(arguments, "--model", "--config")
     if "--model" in values or "--config" not in values:
         return values.get("--model")
     path = Path(values["--config"])
@@ -156,7 +201,7 @@ def _model_name(arguments: list[str]) -> str | None:
 
 def _model_options(options: dict[str, Any]) -> dict[str, Any]:
     own = {"config", "model", "data", "out", "overwrite", "conditional", "seed", "quiet"}
-    own |= {f"data_{key}" for key in _DATA_OPTIONS}
+    own |= {f"data_{key}" for key in _DATA_OPTIONS} | set(TRAINING_OPTIONS)
     return {key: value for key, value in options.items() if key not in own}
 
 

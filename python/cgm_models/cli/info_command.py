@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> int:
     facts.pop("class_names", None)
     model = load(directory.model_path)
     kept = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    facts |= {"status": model.status() or None, "tensors": f"{kept / 1e6:.1f} MB"}
+    facts |= {"status": model.status() or facts.get("status"), "tensors": f"{kept / 1e6:.1f} MB"}
     facts |= {f"  {name}": value for name, value in model.config.items()}
     for name, value in {"run": str(directory.path), **facts}.items():
         print(f"{name:<22}{value}")

@@ -10,6 +10,8 @@ from jsonargparse import ArgumentParser
 
 # What the data decides, not the user.
 FROM_DATA = ("event_shape", "context_dim", "dim")  # dim: short for a one-dimensional event_shape
+# What --seed and --quiet say already.
+_TRAINER_FROM_FIT = {"seed", "progress"}
 
 
 def with_underscores(arguments: list[str]) -> list[str]:
@@ -27,11 +29,21 @@ def add_constructor(parser: ArgumentParser, model: type) -> list[str]:
     skip = {name for name in FROM_DATA if name in inspect.signature(model).parameters}
     parser.add_class_arguments(model, skip=skip, fail_untyped=False)
     parser._action_groups[-1].title = f"{model.__name__}"
-    texts = argument_texts(model.__doc__ or "")
-    for action in parser._actions:
-        if action.dest in names and texts.get(action.dest):
-            action.help = texts[action.dest].replace("%", "%%") + " (default: %(default)s)"
+    _describe(parser, {name: text for name, text in argument_texts(model.__doc__ or "").items() if name in names})
     return names
+
+
+def add_trainer(parser: ArgumentParser, trainer: type) -> None:
+    """Add ``--trainer.max_steps`` and the other options of the trainer."""
+    parser.add_class_arguments(trainer, "trainer", skip=_TRAINER_FROM_FIT)
+    parser._action_groups[-1].title = "trainer"
+    _describe(parser, {f"trainer.{name}": text for name, text in argument_texts(trainer.__doc__ or "").items()})
+
+
+def _describe(parser: ArgumentParser, texts: dict[str, str]) -> None:
+    for action in parser._actions:
+        if texts.get(action.dest):
+            action.help = texts[action.dest].replace("%", "%%") + " (default: %(default)s)"
 
 
 def argument_texts(docstring: str) -> dict[str, str]:
@@ -55,4 +67,6 @@ def argument_texts(docstring: str) -> dict[str, str]:
 
 def plain(value: Any) -> Any:
     """``value`` with tuples as lists, as YAML writes them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     return [plain(v) for v in value] if isinstance(value, (list, tuple)) else value

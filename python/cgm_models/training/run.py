@@ -62,6 +62,15 @@ class RunDirectory:
         run.path.mkdir(parents=True, exist_ok=True)
         return run
 
+    @classmethod
+    def continued(cls, path: str | os.PathLike[str]) -> RunDirectory:
+        """The run directory of an interrupted training, or a fresh one if nothing is there yet."""
+        run = cls(path)
+        if run.path.is_dir() and any(run.path.iterdir()) and not run.config_path.is_file():
+            raise FileExistsError(f"{run.path} holds something, and no run: it has no config.yaml")
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
     @property
     def replaces_another(self) -> bool:
         """Whether this is a new run that has yet to take the place of an old one."""
@@ -90,6 +99,10 @@ class RunDirectory:
             if entry.name not in _OWN:  # hidden files, or what came while the new run was written
                 os.replace(entry, place / entry.name)
         shutil.rmtree(old)
+
+    def leave(self) -> None:
+        """Let a new run that was to overwrite another one stay where it was written, beside it."""
+        self._replaces = None
 
     def discard(self) -> None:
         """Delete a new run that was to overwrite another one, which stays."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..model import GenerativeModel
 from .batches import Batch, Batches, TrainingData
@@ -82,7 +83,8 @@ class Session:
         torch.manual_seed(derived_seed(options.seed, "noise", fabric.global_rank))
         self.model.to(fabric.device).train()
         if not self.reads_every_step and hasattr(self.model, "check_finite"):
-            self.model.check_finite = False  # noqa: B010; it waits for the device, and would raise in one process alone
+            # It reads the device in every call, and would raise in one process alone.
+            self.model.check_finite = False  # type: ignore[assignment]
         initialize = getattr(self.model, "initialize", None)
         if checkpoint is None and callable(initialize):
             first = self.batches.whole_batch(0)
@@ -102,8 +104,15 @@ class Session:
 
     def clip(self) -> Tensor:
         """Clip the gradients, unscaled before under float16; their norm before that."""
-        limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
-        norm: Any = self.fabric.clip_gradients(self.module, self.optimizer, max_norm=limit, error_if_nonfinite=False)
+        limit = self.options.clip_norm
+        if not self.reads_every_step:
+            highest = math.inf if limit is None else limit
+            return self.fabric.clip_gradients(  # type: ignore[return-value]
+                self.module, self.optimizer, max_norm=highest, error_if_nonfinite=False
+            )
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if limit is not None and norm > limit:
+            clip_grads_with_norm_(self.parameters, limit, norm)
         return norm
 
     @contextmanager
