@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from ..model import GenerativeModel, class_labels
 from .bases import make_base
 from .diagnosis import explain_non_finite
+from .options import check_whole
 from .preprocess import Sigmoid, bits_per_dim, check_levels, dequantize
 from .transform import Composition, Transform
 
@@ -41,8 +42,7 @@ class Flow(GenerativeModel, abstract=True):
         logit_alpha: float = 0.05,
     ) -> None:
         super().__init__(event_shape, context_dim)
-        if isinstance(context_dim, bool) or not isinstance(context_dim, int) or context_dim < 0:
-            raise ValueError(f"context_dim must be a whole number, 0 for none: got {context_dim!r}")
+        check_whole("context_dim", context_dim, 0)
         check_levels(n_levels)
         self.n_levels = n_levels
         self.transform = Composition([*transforms, *([] if n_levels is None else [Sigmoid(logit_alpha)])])
@@ -102,7 +102,8 @@ class Flow(GenerativeModel, abstract=True):
         """Samples ``(n, *event)`` and their log-density ``(n,)`` in one pass, differentiable in the parameters."""
         if not self.base.has_rsample and any(parameter.requires_grad for parameter in self.base.parameters()):
             raise ValueError("samples of this base do not carry the gradient of its parameters: fix them")
-        context = self.expand_context(context, _check_count(n))
+        check_whole("n", n, 0)
+        context = self.expand_context(context, n)
         z = self.base.draw(n, context, generator)
         x, log_det = self.transform(z, context)
         log_prob = self.base.log_prob(z, context) - log_det
@@ -115,7 +116,8 @@ class Flow(GenerativeModel, abstract=True):
         """``(n, *event)``; ``temperature`` scales the latent points about the mean of the base."""
         if not temperature >= 0.0:
             raise ValueError(f"temperature must be a number, not negative: got {temperature!r}")
-        context = self.expand_context(context, _check_count(n))
+        check_whole("n", n, 0)
+        context = self.expand_context(context, n)
         z = self.base.draw(n, context, generator, temperature)
         x, log_det = self.transform(z, context)
         self._finite("sample", log_det, z, context, inverse=False)
@@ -130,7 +132,7 @@ class Flow(GenerativeModel, abstract=True):
         The spherical curve turns and scales at an even pace, and so stays where a normal base has its mass; the other
         is the straight line.
         """
-        _check_count(n_steps, "n_steps")
+        check_whole("n_steps", n_steps, 0)
         start, end = (self.inverse(points, context)[0] for points in (x, y))
         path = [_between(start, end, float(share), spherical) for share in torch.linspace(0, 1, n_steps)]
         return torch.stack([self(z, context)[0] for z in path]) if path else x.new_empty(0, *x.shape)
@@ -145,7 +147,7 @@ class Flow(GenerativeModel, abstract=True):
         """
         if self.n_levels is None:
             raise ValueError("bits_per_dim needs the number of levels of the images: construct with n_levels")
-        _check_count(n_draws, "n_draws", least=1)
+        check_whole("n_draws", n_draws, 1)
         draws = [self.log_prob(dequantize(x, self.n_levels, generator), context) for _ in range(n_draws)]
         log_prob = torch.stack(draws).logsumexp(0) - torch.tensor(float(n_draws)).log()
         return bits_per_dim(log_prob, self.base.like.new_empty(self.event_shape).numel(), self.n_levels)
@@ -192,12 +194,6 @@ class Flow(GenerativeModel, abstract=True):
 def _traced() -> bool:
     """Whether no value can be read: in a graph being compiled or captured."""
     return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
-
-
-def _check_count(n: int, name: str = "n", least: int = 0) -> int:
-    if isinstance(n, bool) or not isinstance(n, int) or n < least:
-        raise ValueError(f"{name} must be a whole number, at least {least}: got {n!r}")
-    return n
 
 
 def _between(start: Tensor, end: Tensor, share: float, spherical: bool) -> Tensor:

@@ -55,7 +55,7 @@ class Glow(Flow):
         n_levels: int | None = None,
         logit_alpha: float = 0.05,
     ) -> None:
-        shape = require_image("Glow", tuple(event_shape))
+        shape = require_image("Glow", event_shape, context_dim)
         check_whole("n_steps", n_steps, 1)
         check_whole("n_blocks", n_blocks, 0)
         check_choice("scale", scale, SCALES)

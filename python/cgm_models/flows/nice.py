@@ -42,7 +42,7 @@ class NICE(Flow):
         *,
         dim: int | None = None,
     ) -> None:
-        shape = resolve_event_shape(event_shape, dim)
+        shape = resolve_event_shape(event_shape, dim, context_dim)
         size = require_two("NICE", shape)
         check_whole("n_layers", n_layers, 1)
         layers: list[Transform] = [DiagonalScaling(size)]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
-    """The shape that ``event_shape``, or ``dim`` for vectors, stands for."""
+def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None, context_dim: int) -> tuple[int, ...]:
+    """The shape that ``event_shape``, or ``dim`` for vectors, stands for; ``context_dim`` is checked with it."""
+    check_whole("context_dim", context_dim, 0)
     if (event_shape is None) == (dim is None):
         raise ValueError(f"give event_shape or dim, and not both: got {event_shape!r} and {dim!r}")
     if event_shape is None:
@@ -21,8 +22,9 @@ def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None) -> t
     return tuple(event_shape)
 
 
-def require_image(model: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """``shape`` as (channels, height, width)."""
+def require_image(model: str, event_shape: Sequence[int], context_dim: int) -> tuple[int, int, int]:
+    """``event_shape`` as (channels, height, width)."""
+    shape = resolve_event_shape(event_shape, None, context_dim)
     if len(shape) != 3:
         raise ValueError(f"{model} is for images: event_shape must be (channels, height, width): got {shape}")
     return shape[0], shape[1], shape[2]

@@ -126,7 +126,7 @@ class PlanarFlow(Flow):
         *,
         dim: int | None = None,
     ) -> None:
-        shape = resolve_event_shape(event_shape, dim)
+        shape = resolve_event_shape(event_shape, dim, context_dim)
         check_whole("n_layers", n_layers, 1)
         size = math.prod(shape)
         layers: list[Transform] = [Planar(size, context_dim) for _ in range(n_layers)]

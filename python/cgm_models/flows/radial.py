@@ -93,7 +93,7 @@ class RadialFlow(Flow):
         *,
         dim: int | None = None,
     ) -> None:
-        shape = resolve_event_shape(event_shape, dim)
+        shape = resolve_event_shape(event_shape, dim, context_dim)
         check_whole("n_layers", n_layers, 1)
         size = math.prod(shape)
         layers: list[Transform] = [Radial(size, context_dim) for _ in range(n_layers)]

@@ -57,7 +57,7 @@ class RealNVP(Flow):
         *,
         dim: int | None = None,
     ) -> None:
-        shape = resolve_event_shape(event_shape, dim)
+        shape = resolve_event_shape(event_shape, dim, context_dim)
         size = require_two("RealNVP", shape)
         check_whole("n_layers", n_layers, 1)
         check_choice("scale", scale, SCALES)

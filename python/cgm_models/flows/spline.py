@@ -63,7 +63,7 @@ def _slopes(logits: Tensor) -> Tensor:
 def _in_bin(
     x: Tensor, x_0: Tensor, width: Tensor, y_0: Tensor, height: Tensor, d_0: Tensor, d_1: Tensor
 ) -> tuple[Tensor, Tensor]:
-    share = (x - x_0) / width
+    share = ((x - x_0) / width).clamp(0.0, 1.0)  # a rounding beyond the end of a steep bin is no longer monotone
     secant = height / width
     product = share * (1.0 - share)
     bottom = secant + (d_0 + d_1 - 2.0 * secant) * product
@@ -80,8 +80,8 @@ def _inverse_in_bin(
     a = height * (secant - d_0) + rise * bend
     b = height * d_0 - rise * bend
     c = -secant * rise
-    # This form of the root subtracts nothing of like size (b ≥ 0 where a is negative enough to matter).
-    share = 2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp_min(0.0)))
+    # This form of the root is exact for b ≥ 0, and a + b = h s > 0 keeps the square root away from −b where b < 0.
+    share = (2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp_min(0.0)))).clamp(0.0, 1.0)
     product = share * (1.0 - share)
     bottom = secant + bend * product
     return x_0 + share * width, -_log_slope(share, secant, product, bottom, d_0, d_1)

@@ -43,7 +43,7 @@ class SplineCoupling(Transform):
 
     def _map(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passed, moved = x[:, self.passing], x[:, self.split]
-        parameters = self.conditioner(passed, context).view(*moved.shape, -1)
+        parameters = self.conditioner(passed, context).unflatten(1, (moved.shape[1], -1))
         moved, log_slope = rational_quadratic_spline(moved, parameters, self.bound, inverse=inverse)
         y = torch.cat((moved, passed) if self.split.start == 0 else (passed, moved), dim=1)
         return y, log_slope.sum(1)
@@ -84,7 +84,7 @@ class NeuralSplineFlow(Flow):
         *,
         dim: int | None = None,
     ) -> None:
-        shape = resolve_event_shape(event_shape, dim)
+        shape = resolve_event_shape(event_shape, dim, context_dim)
         size = require_two("NeuralSplineFlow", shape)
         check_whole("n_layers", n_layers, 1)
         check_whole("n_bins", n_bins, 2)

@@ -1,0 +1,296 @@
+"""The layers of the flows one by one, against other libraries, closed forms and plain PyTorch."""
+
+import copy
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.optimize import brentq
+
+from cgm_models.flows import Composition, Inverse, RealNVP, rational_quadratic_spline
+from cgm_models.flows.actnorm import ActNorm
+from cgm_models.flows.convolution import InvertibleConvolution
+from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling, passing_part
+from cgm_models.flows.multiscale import MultiScale, ShiftPixels, Squeeze
+from cgm_models.flows.planar import MARGIN, Planar, SolvePlanar
+from cgm_models.flows.radial import Radial
+from cgm_models.flows.scaling import DiagonalScaling
+from cgm_models.flows.transform import Reshape, Reverse
+from cgm_models.nets import MLP, ResidualMLP
+from tests.support.flows import log_abs_det
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def random_layer(layer, seed=0, noise=0.5):
+    torch.manual_seed(seed)
+    layer = layer.double().eval()
+    for parameter in layer.parameters():
+        parameter.data.add_(noise * torch.randn_like(parameter))
+    return layer
+
+
+LAYERS = {
+    "affine": (lambda: AffineCoupling(MLP(2, 6, (8,)), 2), (5,)),
+    "affine-first": (lambda: AffineCoupling(ResidualMLP(2, 6, 8), slice(0, 3)), (5,)),
+    "affine-every-other": (lambda: AffineCoupling(MLP(2, 6, (8,)), slice(0, None, 2)), (5,)),
+    "additive": (lambda: AdditiveCoupling(MLP(2, 3, (8,)), slice(0, 3)), (5,)),
+    "actnorm": (lambda: ActNorm(3), (3,)),
+    "actnorm-image": (lambda: ActNorm(2), (2, 3, 2)),
+    "scaling": (lambda: DiagonalScaling(4), (4,)),
+    "linear": (lambda: InvertibleConvolution(4, "plain"), (4,)),
+    "linear-lu": (lambda: InvertibleConvolution(4, "lu", rotation=False), (4,)),
+    "convolution": (lambda: InvertibleConvolution(3, "plain"), (3, 2, 2)),
+    "convolution-lu": (lambda: InvertibleConvolution(3), (3, 2, 2)),
+    "planar": (lambda: Planar(3), (3,)),
+    "radial": (lambda: Radial(3), (3,)),
+    "reverse": (Reverse, (4,)),
+    "reshape": (lambda: Reshape((2, 2), (4,)), (4,)),
+    "squeeze": (Squeeze, (2, 4, 2)),
+    "composition": (lambda: Composition([Planar(3), Inverse(Radial(3)), ActNorm(3)]), (3,)),
+    "empty": (lambda: Composition([]), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_log_det_and_inverse(name):
+    build, shape = LAYERS[name]
+    layer = random_layer(build(), noise=0.3)
+    x = normal(4, *shape)
+    z, log_det = layer.inverse(x)
+    torch.testing.assert_close(log_det, log_abs_det(lambda v: layer.inverse(v)[0], x), rtol=0, atol=1e-8)
+    again, back = layer(z)
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-9)
+    torch.testing.assert_close(back, log_abs_det(lambda v: layer(v)[0], z.detach()), rtol=0, atol=1e-8)
+    running = normal(4, seed=1)
+    for inverse, point in ((True, x), (False, z)):
+        moved, total = layer.accumulate(point, None, running, inverse=inverse)
+        own = log_det if inverse else back
+        torch.testing.assert_close(total, running + own)
+        swapped = Inverse(layer).accumulate(point, None, running, inverse=not inverse)
+        assert torch.equal(swapped[0], moved) and torch.equal(swapped[1], total)
+
+
+@pytest.mark.parametrize("k", [1, slice(0, 2), slice(0, None, 2), slice(1, None, 2)])
+def test_the_passing_part_is_what_the_split_leaves(k):
+    channels = torch.arange(5)
+    moved = channels[k:] if isinstance(k, int) else channels[k]
+    assert sorted([*moved.tolist(), *channels[passing_part(k)].tolist()]) == list(range(5))
+
+
+def test_a_split_with_no_passing_part_is_refused():
+    with pytest.raises(ValueError, match="split must be"):
+        passing_part(slice(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_realnvp_equals_a_plain_pytorch_twin_with_its_weights(dtype):
+    torch.manual_seed(0)
+    flow = RealNVP(dim=6, n_layers=4, hidden_features=(16, 16))
+    for p in flow.parameters():
+        p.data.add_(0.1 * torch.randn_like(p))
+    flow.to(dtype)
+    x = torch.randn(64, 6).to(dtype)
+
+    def twin(points):
+        log_det = 0.0
+        for index, layer in reversed(list(enumerate(flow.transform.layers))):
+            first, second = points.chunk(2, dim=1)
+            passed, moved = (first, second) if index % 2 == 0 else (second, first)
+            net = layer.conditioner
+            h = F.relu(F.linear(passed, net.input.weight, net.input.bias))
+            h = F.relu(F.linear(h, net.layers[0].weight, net.layers[0].bias))
+            s, t = F.linear(h, net.layers[1].weight, net.layers[1].bias).chunk(2, dim=1)
+            s = 2.0 * torch.tanh(s / 2.0)
+            moved = (moved - t) * torch.exp(-s)
+            log_det = log_det - s.sum(1)
+            points = torch.cat((passed, moved) if index % 2 == 0 else (moved, passed), dim=1)
+        return torch.distributions.Normal(0.0, 1.0).log_prob(points).sum(1) + log_det
+
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-11, "atol": 1e-11}
+    ours, theirs = flow.log_prob(x), twin(x)
+    torch.testing.assert_close(ours, theirs, **tolerance)
+    parameters = list(flow.parameters())
+    gradients = [torch.autograd.grad(value.mean(), parameters) for value in (ours, theirs)]
+    for mine, plain in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, plain, **tolerance)
+
+
+def test_actnorm_takes_mean_and_variance_of_the_first_training_batch():
+    norm = ActNorm(3).double()
+    x = 5.0 + 2.0 * normal(50, 3, 2, 2)
+    assert torch.equal(norm.eval().inverse(x)[0], x), "it must wait for training"
+    z, _ = norm.train().inverse(x)
+    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(z.var((0, 2, 3), unbiased=False), torch.ones(3).double(), rtol=0, atol=1e-9)
+    state = copy.deepcopy(norm.state_dict())
+    norm.inverse(x + 100.0)
+    assert all(torch.equal(state[name], value) for name, value in norm.state_dict().items())
+
+
+def test_actnorm_stays_initialised_after_loading():
+    norm = ActNorm(2).double()
+    norm.inverse(3.0 + normal(20, 2))
+    again = ActNorm(2).double()
+    again.load_state_dict(norm.state_dict())
+    again.train().inverse(50.0 + normal(20, 2))
+    assert torch.equal(again.shift, norm.shift)
+    fresh = ActNorm(2).double()
+    again.load_state_dict(fresh.state_dict())
+    again.inverse(50.0 + normal(20, 2))
+    assert (again.shift > 40.0).all(), "an uninitialised state must be initialised again"
+
+
+def test_actnorm_with_a_constant_channel_stays_finite():
+    norm = ActNorm(2)
+    z, log_det = norm.inverse(torch.ones(8, 2))
+    assert z.isfinite().all() and log_det.isfinite().all()
+
+
+@pytest.mark.parametrize("parametrization", ["lu", "plain"])
+def test_invertible_convolution_is_a_convolution(parametrization):
+    layer = random_layer(InvertibleConvolution(3, parametrization), noise=0.2)
+    x = normal(5, 3, 4, 2)
+    z, log_det = layer.inverse(x)
+    columns = torch.eye(3, dtype=torch.float64).reshape(3, 3, 1, 1)
+    weight = layer.inverse(columns)[0].reshape(3, 3).T
+    torch.testing.assert_close(z, F.conv2d(x, weight[:, :, None, None]), rtol=0, atol=1e-12)
+    exact = 8 * torch.linalg.slogdet(weight).logabsdet
+    torch.testing.assert_close(log_det, exact.expand(5), rtol=0, atol=1e-12)
+
+
+def test_a_convolution_begins_at_a_rotation():
+    for parametrization in ("lu", "plain"):
+        layer = InvertibleConvolution(6, parametrization).double()
+        weight = layer.inverse(torch.eye(6, dtype=torch.float64))[0]
+        torch.testing.assert_close(weight @ weight.T, torch.eye(6).double(), rtol=0, atol=1e-5)
+
+
+def test_the_squeeze_is_a_checkerboard():
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    z, _ = Squeeze().inverse(x)
+    colour = (torch.arange(4)[:, None] + torch.arange(4)) % 2
+    assert z.shape == (1, 4, 2, 2)
+    assert sorted(z[0, :2].flatten().tolist()) == sorted(x[0, 0][colour == 0].tolist())
+    shifted, _ = ShiftPixels().inverse(z)
+    assert sorted(shifted[0, :2].flatten().tolist()) == sorted(x[0, 0][:, 1::2].flatten().tolist())
+
+
+def test_checkerboard_couplings_move_one_colour_given_the_other():
+    flow = RealNVP((1, 4, 4), n_layers=1, n_scales=1, hidden_features=(4,)).double()
+    random_layer(flow, noise=0.2)
+    x = normal(1, 1, 4, 4)
+    colour = (torch.arange(4)[:, None] + torch.arange(4)) % 2
+    latent, _ = Squeeze()(ShiftPixels()(flow.inverse(x)[0].view(1, 4, 2, 2))[0])
+    moved = (latent - x).abs()[0, 0] > 1e-9
+    assert torch.equal(moved, colour == 1)
+
+
+def test_half_of_the_channels_leave_after_every_scale():
+    transform = MultiScale((1, 4, 4), [Composition([Squeeze()]), Composition([Squeeze()])])
+    x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    z, log_det = transform.inverse(x)
+    first, _ = Squeeze().inverse(x)
+    assert torch.equal(z.flatten()[:8], first[0, 2:].flatten())
+    assert sorted(z.flatten()[8:].tolist()) == sorted(first[0, :2].flatten().tolist())
+    assert torch.equal(transform(z)[0], x) and torch.equal(log_det, torch.zeros(1))
+
+
+def test_the_planar_root_is_that_of_brent():
+    r = torch.cat((normal(40) * 5, torch.tensor([0.0, 1e-8, 300.0, -300.0]).double()))
+    for slope in (-1.0 + MARGIN, -0.5, 0.0, 1.0, 50.0, 1e4):
+        c = torch.full_like(r, slope)
+        roots = SolvePlanar.apply(r, c)
+        width = abs(slope) + 1.0
+        for right, root in zip(r.tolist(), roots.tolist(), strict=True):
+            exact = brentq(
+                lambda a, right=right, slope=slope: a + slope * math.tanh(a) - right,
+                right - width,
+                right + width,
+                xtol=1e-14,
+            )
+            assert root == pytest.approx(exact, rel=1e-9, abs=1e-11)
+
+
+def test_the_planar_root_has_exact_first_and_second_derivatives():
+    r, c = normal(6).requires_grad_(), (normal(6, seed=1).abs() - 0.8).requires_grad_()
+    assert torch.autograd.gradcheck(SolvePlanar.apply, (r, c))
+    assert torch.autograd.gradgradcheck(SolvePlanar.apply, (r, c))
+
+
+def test_planar_layers_stay_invertible_whatever_their_parameters():
+    for seed in range(20):
+        layer = random_layer(Planar(2), seed, noise=20.0)
+        z = normal(50, 2, seed=seed) * 3
+        x, log_det = layer(z)
+        assert log_det.isfinite().all()
+        slope = float(torch.exp(-log_det.detach().min()))
+        reach = 1.0 + float(x.detach().abs().max())
+        torch.testing.assert_close(layer.inverse(x)[0], z, rtol=0, atol=1e-11 * (1 + slope) * reach)
+
+
+def test_radial_layers_stay_invertible_whatever_their_parameters():
+    for seed in range(20):
+        layer = random_layer(Radial(2), seed, noise=4.0)
+        z = torch.cat((normal(50, 2, seed=seed) * 3, layer.center.detach()[None]))
+        x, log_det = layer(z)
+        assert log_det.isfinite().all()
+        torch.testing.assert_close(layer.inverse(x)[0], z, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_splines_are_those_of_nflows(inverse):
+    nflows = pytest.importorskip("nflows.transforms.splines.rational_quadratic")
+    x, parameters = 4.0 * normal(200, 3), 2.0 * normal(200, 3, 3 * 6 - 1, seed=1)
+    widths, heights, slopes = parameters.split((6, 6, 5), dim=-1)
+    offset = float(torch.tensor(1.0 - 1e-3, dtype=torch.float64).expm1().log())
+    theirs = nflows.unconstrained_rational_quadratic_spline(
+        x, widths, heights, slopes + offset, inverse=inverse, tail_bound=3.0
+    )
+    for mine, other in zip(rational_quadratic_spline(x, parameters, 3.0, inverse=inverse), theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=0, atol=1e-9)
+
+
+def test_splines_are_monotone_continuous_and_the_identity_outside():
+    parameters = 0.7 * normal(1, 3 * 8 - 1).expand(4001, -1)
+    x = torch.linspace(-4.0, 4.0, 4001, dtype=torch.float64)
+    y, log_slope = rational_quadratic_spline(x, parameters, 3.0)
+    assert (y[1:] > y[:-1]).all() and (y[1:] - y[:-1]).max() < 0.5
+    outside = x.abs() >= 3.0
+    assert torch.equal(y[outside], x[outside]) and (log_slope[outside] == 0).all()
+    middle = (log_slope[1:] + log_slope[:-1]) / 2
+    slope = (y[1:] - y[:-1]) / (x[1:] - x[:-1])
+    torch.testing.assert_close(middle.exp(), slope, rtol=0.02, atol=0.01)
+    identity, flat = rational_quadratic_spline(x, torch.zeros(4001, 23).double(), 3.0)
+    torch.testing.assert_close(identity, x, rtol=0, atol=1e-14)
+    torch.testing.assert_close(flat, torch.zeros_like(x), rtol=0, atol=1e-14)
+
+
+def test_splines_in_float32_invert_and_differentiate_with_extreme_parameters():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat((torch.rand(5000, generator=generator) * 8 - 4, torch.tensor([-3.0, 3.0, 0.0, 1e30, -1e30])))
+    parameters = (20.0 * torch.randn(len(x), 23, generator=generator)).requires_grad_()
+    y, log_slope = rational_quadratic_spline(x, parameters, 3.0)
+    assert y.isfinite().all() and log_slope.isfinite().all()
+    (gradient,) = torch.autograd.grad(y.clamp(-10, 10).sum() + log_slope.sum(), parameters)
+    assert gradient.isfinite().all()
+    again, back = rational_quadratic_spline(y.detach(), parameters, 3.0, inverse=True)
+    assert again.isfinite().all() and back.isfinite().all()
+    gap = (again - x).abs() * torch.minimum(log_slope.exp(), torch.ones(()))  # flat pieces lose the argument
+    assert gap[x.abs() < 10].max() < 1e-4
+
+
+def test_networks_take_a_context_as_if_it_were_concatenated():
+    torch.manual_seed(0)
+    net = MLP(3, 2, (8, 8), context_dim=2, zero_last=False).double()
+    x, context = normal(5, 3), normal(5, 2, seed=1)
+    weight = torch.cat((net.input.weight, net.input.context_weight), dim=1)
+    h = F.relu(F.linear(torch.cat((x, context), dim=1), weight, net.input.bias))
+    h = F.relu(F.linear(h, net.layers[0].weight, net.layers[0].bias))
+    expected = F.linear(h, net.layers[1].weight, net.layers[1].bias)
+    torch.testing.assert_close(net(x, context), expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="needs a context"):
+        net(x)
