@@ -4,6 +4,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "common/levels.h"
+#include "coupling/coupling.h"
 #include "sliced_ot/sliced_ot.h"
 
 #ifndef CGM_TORCH_VERSION
@@ -46,6 +47,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_cpu_level", [](int level) { cgm::set_cpu_level(static_cast<cgm::CpuLevel>(level)); });
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
+  m.def("affine_event", &cgm::coupling::affine_event, no_gil);
   m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);
   m.def("wasserstein_1d", &cgm::sliced_ot::wasserstein_1d, no_gil);
 }

@@ -1,6 +1,7 @@
 // The fused backward kernels are not differentiable again: instead of wrong zeros, an error.
 #pragma once
 
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <vector>
@@ -22,6 +23,15 @@ class RefuseDoubleBackward : public torch::autograd::Function<RefuseDoubleBackwa
 
 inline at::Tensor refuse_double_backward(const at::Tensor& gradient, const std::vector<at::Tensor>& sources) {
   return RefuseDoubleBackward::apply(gradient, at::TensorList(sources));
+}
+
+// Under create_graph the gradients depend on all that `sources` depend on; to differentiate them again is refused.
+inline torch::autograd::variable_list final_gradients(torch::autograd::variable_list gradients,
+                                                      const std::vector<at::Tensor>& sources) {
+  if (!at::GradMode::is_enabled()) return gradients;
+  for (auto& gradient : gradients)
+    if (gradient.defined()) gradient = refuse_double_backward(gradient, sources);
+  return gradients;
 }
 
 }  // namespace cgm

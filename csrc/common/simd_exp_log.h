@@ -41,10 +41,10 @@ constexpr double round_magic_double = 0x1.8p52;
 
 // exp(x) = 2^n · e^r with n = round(x / ln 2) and |r| <= ln 2 / 2. The scaling takes two factors, since 2^n itself
 // leaves the normal range at both ends; only the last product can round, when the result is subnormal.
-CGM_SIMD_FUNCTION float exp(float x) {
-  x = x < -104.0f ? -104.0f : x;
-  x = x > 89.0f ? 89.0f : x;
-  const float shifted = x * 0x1.715476p+0f + round_magic_float;
+//
+// exp_fraction: the p of exp(x) = 2^n · (1 + p), and n + round_magic.
+CGM_SIMD_FUNCTION float exp_fraction(float x, float& shifted) {
+  shifted = x * 0x1.715476p+0f + round_magic_float;
   const float n = shifted - round_magic_float;
   const float whole = x - n * 0x1.62e4p-1f;  // exact
   const float r = whole - n * 0x1.7f7d1cp-20f;
@@ -54,18 +54,11 @@ CGM_SIMD_FUNCTION float exp(float x) {
   q = q * r + 0x1.5558f2p-5f;
   q = q * r + 0x1.555492p-3f;
   q = q * r + 0x1.fffffcp-2f;
-  const float value = 1.0f + (r + (r * r * q + rest));
-  const int32 power = static_cast<int32>(bits_of(shifted) - bits_of(round_magic_float));
-  const int32 half = power >> 1;
-  const float first = float_of(static_cast<uint32>(half + 127) << 23);
-  const float second = float_of(static_cast<uint32>(power - half + 127) << 23);
-  return value * first * second;
+  return r + (r * r * q + rest);
 }
 
-CGM_SIMD_FUNCTION double exp(double x) {
-  x = x < -746.0 ? -746.0 : x;
-  x = x > 710.0 ? 710.0 : x;
-  const double shifted = x * 0x1.71547652b82fep+0 + round_magic_double;
+CGM_SIMD_FUNCTION double exp_fraction(double x, double& shifted) {
+  shifted = x * 0x1.71547652b82fep+0 + round_magic_double;
   const double n = shifted - round_magic_double;
   const double whole = x - n * 0x1.62e42fefa38p-1;  // exact
   const double r = whole - n * 0x1.ef35793c7673p-45;
@@ -81,7 +74,26 @@ CGM_SIMD_FUNCTION double exp(double x) {
   q = q * r + 0x1.555555555556fp-5;
   q = q * r + 0x1.555555555555dp-3;
   q = q * r + 0.5;
-  const double value = 1.0 + (r + (r * r * q + rest));
+  return r + (r * r * q + rest);
+}
+
+CGM_SIMD_FUNCTION float exp(float x) {
+  x = x < -104.0f ? -104.0f : x;
+  x = x > 89.0f ? 89.0f : x;
+  float shifted;
+  const float value = 1.0f + exp_fraction(x, shifted);
+  const int32 power = static_cast<int32>(bits_of(shifted) - bits_of(round_magic_float));
+  const int32 half = power >> 1;
+  const float first = float_of(static_cast<uint32>(half + 127) << 23);
+  const float second = float_of(static_cast<uint32>(power - half + 127) << 23);
+  return value * first * second;
+}
+
+CGM_SIMD_FUNCTION double exp(double x) {
+  x = x < -746.0 ? -746.0 : x;
+  x = x > 710.0 ? 710.0 : x;
+  double shifted;
+  const double value = 1.0 + exp_fraction(x, shifted);
   // The power, made positive: AVX2 has no arithmetic shift to the right for 64 bits.
   const uint64 biased = bits_of(shifted) - bits_of(round_magic_double) + 2048;
   const uint64 half = biased >> 1;

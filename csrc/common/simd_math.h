@@ -40,6 +40,7 @@
 #define CGM_SIMD_FUNCTION static inline __attribute__((always_inline))
 // clang-format off: each uses the one before
 #include "common/simd_exp_log.h"
+#include "common/simd_tanh.h"
 #include "common/simd_trig.h"
 #include "common/simd_normal.h"
 // clang-format on

@@ -17,13 +17,18 @@
 
 namespace cgm::coupling {
 
-// In the order of KINDS in scales.py.
-enum class ScaleKind : int { exp, tanh, softclip, sigmoid, softplus, gate };
+// In the order of KINDS in scales.py; the last is sigmoid where eps > 0, whose logarithm has to be taken.
+enum class ScaleKind : int { exp, tanh, softclip, sigmoid, softplus, gate, sigmoid_plus };
 
 struct Scale {
   ScaleKind kind = ScaleKind::exp;
   double bound = 2.0, offset = 2.0, eps = 0.0;
 };
+
+// The kind under which the functions below know a scale.
+CGM_HOST_DEVICE ScaleKind formula_kind(const Scale& scale) {
+  return scale.kind == ScaleKind::sigmoid && scale.eps > 0 ? ScaleKind::sigmoid_plus : scale.kind;
+}
 
 template <typename scalar_t>
 struct ScaleParameters {
@@ -44,7 +49,7 @@ struct Scaled {
   scalar_t rest;   // 1 − σ, of the gate
 };
 
-// sigmoid(u), 1 − sigmoid(u), and log1p of what overflows nowhere: e = exp(−|u|) <= 1.
+// small = exp(−|u|), which never overflows; value = sigmoid(u); rest = 1 − value without cancellation.
 template <typename scalar_t>
 struct Logistic {
   scalar_t small, value, rest;
@@ -78,13 +83,14 @@ CGM_HOST_DEVICE Scaled<scalar_t> scaled(scalar_t s, const ScaleParameters<scalar
     const scalar_t sigma = (u < 0 ? 0 : u) + Math::log1p(part.small) + scale.eps;
     return {Math::log(sigma), sigma, part.value / sigma, 0};
   } else {
-    const bool gate = kind == ScaleKind::gate;
-    const scalar_t u = gate ? s : s + scale.offset;
+    const scalar_t u = kind == ScaleKind::gate ? s : s + scale.offset;
     const Logistic<scalar_t> part = logistic<Math>(u);
-    const scalar_t log_logistic = (u < 0 ? u : 0) - Math::log1p(part.small);
-    if (gate || scale.eps == 0) return {log_logistic, part.value, part.rest, part.rest};
-    const scalar_t sigma = part.value + scale.eps;
-    return {Math::log(sigma), sigma, part.value * part.rest / sigma, 0};
+    if constexpr (kind == ScaleKind::sigmoid_plus) {
+      const scalar_t sigma = part.value + scale.eps;
+      return {Math::log(sigma), sigma, part.value * part.rest / sigma, 0};
+    } else {
+      return {(u < 0 ? u : 0) - Math::log1p(part.small), part.value, part.rest, part.rest};
+    }
   }
 }
 

@@ -37,14 +37,6 @@ at::Tensor cost_gradient(const at::Tensor& grad, const at::Tensor& value, double
   return at::where(zero, at::Scalar(0.0), grad * slope);
 }
 
-// Under create_graph the gradients depend on all that `sources` depend on; to differentiate them again is refused.
-variable_list final_gradients(variable_list gradients, const std::vector<at::Tensor>& sources) {
-  if (!at::GradMode::is_enabled()) return gradients;
-  for (auto& gradient : gradients)
-    if (gradient.defined()) gradient = refuse_double_backward(gradient, sources);
-  return gradients;
-}
-
 class SlicedWasserstein : public torch::autograd::Function<SlicedWasserstein> {
  public:
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& y,

@@ -1,0 +1,39 @@
+// tanh, and log1p between 0 and 1, of simd_math.h, which includes this file once per SIMD level.
+
+namespace cgm {
+namespace CGM_LEVEL {
+namespace math {
+
+// 2^n for the n of exp_fraction, while it is a normal number.
+CGM_SIMD_FUNCTION float power_of(float shifted) {
+  return float_of((bits_of(shifted) - bits_of(round_magic_float) + 127u) << 23);
+}
+
+CGM_SIMD_FUNCTION double power_of(double shifted) {
+  return double_of((bits_of(shifted) - bits_of(round_magic_double) + 1023u) << 52);
+}
+
+// tanh(x) = −m / (2 + m) with m = exp(−2|x|) − 1 = 2^n p + (2^n − 1), whose small values keep their precision. Beyond
+// |x| = 20 the result rounds to ±1.
+template <typename Real>
+CGM_SIMD_FUNCTION Real tanh(Real x) {
+  const Real size = x < 0 ? -x : x;
+  const Real bounded = size > 20 ? Real(20) : size;
+  Real shifted;
+  const Real fraction = exp_fraction(-2 * bounded, shifted);
+  const Real power = power_of(shifted);
+  const Real m = power * fraction + (power - 1);
+  const Real value = m / (2 + m);
+  return x < 0 ? value : -value;
+}
+
+// log(1 + x) for x in [0, 1]; the rounding of 1 + x is put right to first order.
+template <typename Real>
+CGM_SIMD_FUNCTION Real log1p(Real x) {
+  const Real sum = 1 + x;
+  return log(sum) + (x - (sum - 1)) / sum;
+}
+
+}  // namespace math
+}  // namespace CGM_LEVEL
+}  // namespace cgm
