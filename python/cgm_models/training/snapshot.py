@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,9 +138,16 @@ def _random_states(session: Session) -> dict[str, Tensor]:
     states = {"random/cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["random/cuda"] = torch.cuda.get_rng_state(device)
-    gather: Callable[[Tensor], Any] = session.fabric.all_gather
-    n = session.fabric.world_size
-    return {name: gather(state.to(device)).reshape(n, -1).cpu() for name, state in states.items()}
+    return {name: _rows_of_all(state.to(device), session.fabric.world_size) for name, state in states.items()}
+
+
+def _rows_of_all(row: Tensor, processes: int) -> Tensor:
+    rows = [torch.empty_like(row) for _ in range(processes)]
+    if processes > 1:
+        torch.distributed.all_gather(rows, row)
+    else:
+        rows = [row]
+    return torch.stack(rows).cpu()
 
 
 def _restore_random_states(session: Session, tensors: dict[str, Tensor], processes: int) -> None:

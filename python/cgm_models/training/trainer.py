@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -170,15 +170,15 @@ def _train_spawned(
     # Ctrl-C on a terminal reaches the children as well, and they end the training.
     with tempfile.TemporaryDirectory() as folder, stop_on_signal(terminate=False):
         arguments: dict[str, Any] = {"options": options, "model": model, "data": data, "run": run, "resume": resume}
-        result = fabric.launch(partial(_train_in_child, folder=folder, **arguments))
+        result = TrainingResult(**fabric.launch(partial(_train_in_child, folder=folder, **arguments)))
         model.load_state_dict(load_file(Path(folder) / _WEIGHTS))
     model.eval()
     return result
 
 
-def _train_in_child(fabric: Fabric, model: GenerativeModel, folder: str, **arguments: Any) -> TrainingResult:
+def _train_in_child(fabric: Fabric, model: GenerativeModel, folder: str, **arguments: Any) -> dict[str, Any]:
     result = train(fabric, model=model, **arguments)
     if fabric.global_rank == 0:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, Path(folder) / _WEIGHTS)
-    return result
+    return asdict(result)  # Fabric's launcher refuses frozen dataclasses
