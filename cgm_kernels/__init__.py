@@ -1,6 +1,7 @@
 """Fused kernels for generative modelling: C++, CUDA and Triton, with a PyTorch reference for each."""
 
 from .backends import available_backends, get_backend, set_backend, use_backend
+from .coupling.masked import masked_mlp_inverse
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
 from .sliced_ot.op import (
@@ -20,6 +21,7 @@ __all__ = [
     "available_backends",
     "build_info",
     "get_backend",
+    "masked_mlp_inverse",
     "random_projections",
     "set_backend",
     "sliced_displacement",

@@ -1,0 +1,112 @@
+"""What the arguments of the masked inverse must be; an error names the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ..checks import like, tensor
+from .layout import LAYOUTS
+from .masked_reference import ACTIVATIONS
+
+MAPS = ("affine", "standardize")
+
+
+def options(activation: str, map: str, layout: str) -> None:
+    for name, value, known in (
+        ("activation", activation, ACTIVATIONS),
+        ("map", map, MAPS),
+        ("layout", layout, LAYOUTS),
+    ):
+        if value not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}: got {value!r}")
+
+
+def tensors(
+    y: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    masks: Sequence[Tensor] | None,
+    context: Tensor | None,
+    residual: bool,
+) -> None:
+    tensor("y", y)
+    if y.dim() == 0 or y.shape[-1] == 0:
+        raise ValueError(f"y must have at least one dimension in its last axis: got shape {tuple(y.shape)}")
+    _sequence("weights", weights, None)
+    _sequence("biases", biases, len(weights))
+    if context is not None:
+        like("context", context, "y", y)
+        if context.dim() == 0 or (context.dim() > 1 and context.shape[:-1] != y.shape[:-1]):
+            raise ValueError(
+                f"context must be (C,) or {(*y.shape[:-1], 'C')} for y of shape {tuple(y.shape)}: "
+                f"got {tuple(context.shape)}"
+            )
+    _weights(y, weights, 0 if context is None else context.shape[-1])
+    if masks is not None:
+        _sequence("masks", masks, len(weights))
+        _masks(masks, weights)
+    _biases(y, weights, biases)
+    if residual:
+        _residual(weights)
+
+
+def _sequence(name: str, value: object, length: int | None) -> None:
+    if isinstance(value, Tensor) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a list of tensors, one for each layer: got {type(value).__name__}")
+    if not value or (length is not None and len(value) != length):
+        expected = "at least one layer" if length is None else f"{length} layers, as weights"
+        raise ValueError(f"{name} must have {expected}: got {len(value)}")
+
+
+def _weights(y: Tensor, weights: Sequence[Tensor], n_context: int) -> None:
+    n_features = y.shape[-1]
+    inputs, source = n_features + n_context, "y and context" if n_context else "y"
+    for number, weight in enumerate(weights):
+        name = f"weights[{number}]"
+        like(name, weight, "y", y)
+        if weight.dim() != 2 or weight.shape[1] != inputs or len(weight) == 0:
+            raise ValueError(f"{name} must be (out, {inputs}) after {source}: got {tuple(weight.shape)}")
+        inputs, source = len(weight), name
+    if inputs != 2 * n_features:
+        raise ValueError(
+            f"weights[{len(weights) - 1}] must give {2 * n_features} outputs, a log-scale and a shift for each of the "
+            f"{n_features} dimensions of y: got {inputs}"
+        )
+
+
+def _masks(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    for number, (mask, weight) in enumerate(zip(masks, weights, strict=True)):
+        name = f"masks[{number}]"
+        if not isinstance(mask, Tensor):
+            raise TypeError(f"{name} must be a tensor: got {type(mask).__name__}")
+        if mask.shape != weight.shape:
+            raise ValueError(
+                f"{name} must have the shape of weights[{number}], {tuple(weight.shape)}: got {tuple(mask.shape)}"
+            )
+        if mask.device != weight.device:
+            raise ValueError(f"{name} must be on the device of weights[{number}], {weight.device}: got {mask.device}")
+
+
+def _biases(y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+    for number, (bias, weight) in enumerate(zip(biases, weights, strict=True)):
+        if bias is None:
+            continue
+        name = f"biases[{number}]"
+        like(name, bias, "y", y)
+        if tuple(bias.shape) not in ((len(weight),), (*y.shape[:-1], len(weight))):
+            raise ValueError(
+                f"{name} must be {(len(weight),)} or {(*y.shape[:-1], len(weight))}: got {tuple(bias.shape)}"
+            )
+
+
+def _residual(weights: Sequence[Tensor]) -> None:
+    if len(weights) % 2:
+        raise ValueError(f"residual weights must be the first, pairs, and the last, an even number: got {len(weights)}")
+    for number in range(2, len(weights) - 1, 2):
+        if len(weights[number]) != len(weights[number - 2]):
+            raise ValueError(
+                f"weights[{number}] must have {len(weights[number - 2])} outputs, to be added to those of "
+                f"weights[{number - 2}]: got {len(weights[number])}"
+            )

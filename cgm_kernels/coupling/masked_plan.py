@@ -1,0 +1,183 @@
+"""The order in which a masked autoregressive network is evaluated once: derived from its masks, kept beside them.
+
+Dimension i depends on dimension j where the masks leave a path from input j to an output of i. The dependencies have no
+cycle, so that each dimension has a *step*: 0 where it depends on nothing, else one more than the latest it depends on.
+A hidden unit belongs to the step by which all its inputs are known. Sorted by step, what a row of weights reads is a
+prefix of the layer before, and one sweep over the steps computes every unit once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_KEPT_PLANS = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the weights are packed, and what each step computes.
+
+    ``numbers`` (int32) is what kernels read: for each rank the dimension it holds; the dimensions known after each
+    step; for each step and hidden layer the units known after it; and with residual blocks, for each unit that ends a
+    block the unit it is added to, -1 for the others.
+    """
+
+    widths: tuple[int, ...]  # inputs, hidden layers, outputs
+    n_steps: int
+    gather: Tensor  # packed = concatenate(weights, biases, 0)[gather]
+    units: tuple[Tensor, ...]  # of each layer, the unit at each place
+    numbers: Tensor
+
+
+@torch.compiler.disable
+def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
+    """The plan of ``masks``, made when they are first seen or have changed; of weights, their zeros are the mask."""
+    key = (tuple(map(id, masks)), n_features, layout, weights, residual)
+    versions = [(mask._version, mask.device) for mask in masks]
+    if (kept := _plans.get(key)) is not None:
+        references, kept_versions, found = kept
+        if kept_versions == versions and all(r() is mask for r, mask in zip(references, masks, strict=True)):
+            _plans.move_to_end(key)
+            return found
+    patterns = [_pattern(number, mask, weights) for number, mask in enumerate(masks)]
+    made = make_plan(patterns, n_features, layout, residual, masks[0].device)
+    _plans[key] = ([weakref.ref(mask) for mask in masks], versions, made)
+    while len(_plans) > _KEPT_PLANS:
+        _plans.popitem(last=False)
+    return made
+
+
+_plans: OrderedDict[tuple, tuple[list[weakref.ref[Tensor]], list, Plan]] = OrderedDict()
+
+
+def make_plan(patterns: Sequence[Tensor], n_features: int, layout: str, residual: bool, device: torch.device) -> Plan:
+    """The plan of these masks, bool on the CPU."""
+    shapes = [pattern.shape for pattern in patterns]
+    rows = output_rows(n_features, layout)
+    patterns = [patterns[0][:, :n_features], *patterns[1:]]
+    patterns[-1] = patterns[-1][rows]
+    steps = _steps_of_dimensions(_dependencies(patterns, residual))
+    levels = _levels_of_units(patterns, steps, residual)
+    levels[-1] = steps.repeat_interleave(2)
+    units = [torch.argsort(level, stable=True) for level in levels]
+    dimensions = torch.argsort(steps, stable=True)
+    n_steps = int(steps.max()) + 1
+    gather = _gather(patterns, shapes, dimensions, units, rows)
+    numbers = [dimensions, _ends(steps, n_steps)]
+    if len(levels) > 1:
+        numbers.append(torch.stack([_ends(level, n_steps) for level in levels[:-1]], 1).flatten())
+    if residual:
+        numbers.append(_skips(units))
+    units[-1] = rows[units[-1]]
+    return Plan(
+        (n_features, *(len(unit) for unit in units)),
+        n_steps,
+        gather.to(device),
+        tuple(unit.to(device) for unit in units),
+        torch.cat(numbers).to(device, torch.int32),
+    )
+
+
+def output_rows(n_features: int, layout: str) -> Tensor:
+    """(2 n): the output that holds log_scale and shift of each dimension, one after the other."""
+    index = torch.arange(n_features)
+    halves = (index, index + n_features) if layout.endswith("scale_shift") else (index + n_features, index)
+    if layout.startswith("interleaved"):
+        halves = (2 * index, 2 * index + 1) if layout.endswith("scale_shift") else (2 * index + 1, 2 * index)
+    return torch.stack(halves, 1).flatten()
+
+
+def _pattern(number: int, mask: Tensor, weights: bool) -> Tensor:
+    """Where the mask lets a weight through."""
+    values = mask.detach().cpu()
+    pattern = values != 0
+    if not weights and not torch.equal(pattern.to(values.dtype), values):
+        raise ValueError(f"masks[{number}] must hold 0 and 1 only")
+    return pattern
+
+
+def _dependencies(patterns: Sequence[Tensor], residual: bool) -> Tensor:
+    """(D, D) bool: whether row i's log_scale or shift depends on column j."""
+    reached = [torch.eye(patterns[0].shape[1])]
+    for number, pattern in enumerate(patterns):
+        reach = pattern.float() @ reached[-1]
+        if ends_a_block(number, len(patterns), residual):
+            reach += reached[-2]
+        reached.append((reach > 0).float())
+    return reached[-1].unflatten(0, (-1, 2)).amax(1) > 0
+
+
+def ends_a_block(number: int, n_layers: int, residual: bool) -> bool:
+    return residual and number > 0 and number % 2 == 0 and number < n_layers - 1
+
+
+def _steps_of_dimensions(dependencies: Tensor) -> Tensor:
+    steps = torch.full((len(dependencies),), -1)
+    missing = dependencies.sum(1)
+    step = 0
+    while bool((steps < 0).any()):
+        ready = (steps < 0) & (missing == 0)
+        if not bool(ready.any()):
+            stuck = (steps < 0).nonzero().flatten().tolist()
+            raise ValueError(
+                "masks must be autoregressive in some order of the dimensions: under them each of the dimensions "
+                f"{stuck[:8]}{' and more' if len(stuck) > 8 else ''} depends on itself or on one that does"
+            )
+        steps[ready] = step
+        missing -= dependencies[:, ready].sum(1)
+        step += 1
+    return steps
+
+
+def _levels_of_units(patterns: Sequence[Tensor], steps: Tensor, residual: bool) -> list[Tensor]:
+    """For each layer, the step at which its units' inputs are known."""
+    levels = [steps + 1]
+    for number, pattern in enumerate(patterns):
+        level = torch.where(pattern, levels[-1], 0).amax(1)
+        if ends_a_block(number, len(patterns), residual):
+            level = torch.maximum(level, levels[-2])
+        levels.append(level)
+    return levels[1:]
+
+
+def _ends(levels: Tensor, n_steps: int) -> Tensor:
+    return torch.bincount(levels, minlength=n_steps)[:n_steps].cumsum(0)
+
+
+def _skips(units: Sequence[Tensor]) -> Tensor:
+    """The place, in the layer two before, of the unit that each unit is added to."""
+    skips = []
+    for number, unit in enumerate(units[:-1]):
+        if ends_a_block(number, len(units), True):
+            skips.append(torch.argsort(units[number - 2])[unit])
+        else:
+            skips.append(torch.full_like(unit, -1))
+    return torch.cat(skips)
+
+
+def _gather(
+    patterns: Sequence[Tensor],
+    shapes: Sequence[torch.Size],
+    dimensions: Tensor,
+    units: Sequence[Tensor],
+    rows: Tensor,
+) -> Tensor:
+    """Where each packed number comes from; a masked weight comes from the zero behind all others."""
+    zero = sum(shape.numel() + shape[0] for shape in shapes)
+    columns, start, packed = dimensions, 0, []
+    for number, (pattern, shape) in enumerate(zip(patterns, shapes, strict=True)):
+        unit = units[number]
+        source = rows[unit] if number == len(patterns) - 1 else unit
+        places = start + source.unsqueeze(1) * shape[1] + columns
+        packed.append(torch.where(pattern[unit][:, columns], places, zero).flatten())
+        columns, start = unit, start + shape.numel()
+    for number, shape in enumerate(shapes):
+        packed.append(start + (rows[units[number]] if number == len(patterns) - 1 else units[number]))
+        start += shape[0]
+    return torch.cat(packed)

@@ -1,0 +1,124 @@
+// One tile of rows through the masked inverse at one SIMD level (see foreach_level.h).
+//
+// Steps are taken in blocks: the sums of a block's units over what was known before the block run several units at
+// once, and only the little that becomes known inside the block is added step by step.
+
+#include "coupling/masked_cpu_units.h"
+
+namespace cgm {
+namespace coupling {
+namespace CGM_LEVEL {
+
+template <typename Real>
+struct MaskedTile {
+  const MaskedPlan& plan;
+  const MaskedInverse<Real>& problem;
+  const MaskedState<Real>& state;
+  const int64_t row, rows;  // of the batch; lanes beyond them hold zeros
+
+  static constexpr int lanes = masked_lanes<Real>;
+
+  void run() const {
+    for (int lane = 0; lane < 2 * lanes; ++lane) state.log_det[lane] = 0;
+    for (int64_t first = 0; first < plan.steps; first += masked_block_steps) {
+      const int64_t end = first + masked_block_steps < plan.steps ? first + masked_block_steps : plan.steps;
+      for (int64_t layer = 0; layer < plan.layers; ++layer) start_block(layer, first, end);
+      for (int64_t step = first; step < end; ++step)
+        for (int64_t layer = 0; layer < plan.layers; ++layer) take_step(layer, first, step);
+    }
+    for (int64_t lane = 0; lane < rows; ++lane) problem.log_det[row + lane] = state.log_det[lane];
+  }
+
+ private:
+  int64_t known_dimensions(int64_t step) const { return step < 0 ? 0 : plan.dimension_ends[step]; }
+
+  // Units of the layer known after a step; of the last layer two for each dimension.
+  int64_t known(int64_t layer, int64_t step) const {
+    if (layer == plan.layers - 1) return 2 * known_dimensions(step);
+    return step < 0 ? 0 : plan.unit_ends[step * (plan.layers - 1) + layer];
+  }
+
+  // Inputs of the layer known when a step begins or, of later layers, when their turn in it comes.
+  int64_t known_inputs(int64_t layer, int64_t step) const {
+    return layer == 0 ? known_dimensions(step - 1) : known(layer - 1, step);
+  }
+  int64_t known_before(int64_t layer, int64_t first) const {
+    return layer == 0 ? known_dimensions(first - 1) : known(layer - 1, first - 1);
+  }
+
+  // The last layer's sums live for one block only.
+  Real* sums(int64_t layer, int64_t unit, int64_t first_step) const {
+    if (layer == plan.layers - 1) unit -= 2 * known_dimensions(first_step - 1);
+    return state.sums[layer] + unit * lanes;
+  }
+
+  void start_block(int64_t layer, int64_t first, int64_t end) const {
+    const int64_t from = known(layer, first - 1), to = known(layer, end - 1), width = plan.widths[layer];
+    Real* target = sums(layer, from, first);
+    const int64_t column = plan.row_bias_start[layer];
+    for (int64_t unit = from; unit < to; ++unit, target += lanes) {
+      const Real bias = problem.biases[layer][unit];
+      for (int lane = 0; lane < lanes; ++lane) target[lane] = bias;
+      if (column < 0) continue;
+      const Real* added = problem.row_bias + row * problem.row_bias_stride + column + unit;
+      for (int64_t lane = 0; lane < rows; ++lane) target[lane] += added[lane * problem.row_bias_stride];
+    }
+    masked_accumulate(problem.weights[layer] + from * width, width, to - from, known_before(layer, first),
+                      state.values[layer], sums(layer, from, first));
+  }
+
+  void take_step(int64_t layer, int64_t first, int64_t step) const {
+    const int64_t from = known(layer, step - 1), to = known(layer, step), width = plan.widths[layer];
+    if (from == to) return;
+    const int64_t done = known_before(layer, first);
+    Real* target = sums(layer, from, first);
+    masked_accumulate(problem.weights[layer] + from * width + done, width, to - from, known_inputs(layer, step) - done,
+                      state.values[layer] + done * lanes, target);
+    if (layer == plan.layers - 1) return solve(from / 2, to / 2, target);
+    if (plan.residual && layer > 0 && layer % 2 == 0) add_skipped(layer, from, to, target);
+    Real* values = state.values[layer + 1] + from * lanes;
+    if (values != target || !plan.residual || layer != plan.layers - 2)
+      masked_activate(problem.activation, target, values, (to - from) * lanes);
+  }
+
+  void add_skipped(int64_t layer, int64_t from, int64_t to, Real* target) const {
+    int64_t start = 0;
+    for (int64_t before = 1; before <= layer; ++before) start += plan.widths[before];
+    for (int64_t unit = from; unit < to; ++unit, target += lanes) {
+      const Real* skipped = state.sums[layer - 2] + plan.skips[start + unit] * lanes;
+      for (int lane = 0; lane < lanes; ++lane) target[lane] += skipped[lane];
+    }
+  }
+
+  void solve(int64_t from, int64_t to, const Real* outputs) const {
+    const ScaleParameters<Real> scale(problem.scale);
+    Real y[lanes] = {};
+    for (int64_t rank = from; rank < to; ++rank, outputs += 2 * lanes) {
+      const int64_t dimension = plan.dimensions[rank];
+      const Real* source = problem.y + row * problem.y_row_stride + dimension * problem.y_stride;
+      for (int64_t lane = 0; lane < rows; ++lane) y[lane] = source[lane * problem.y_row_stride];
+      Real* x = state.values[0] + rank * lanes;
+      const ScaleKind kind = formula_kind(problem.scale);
+      if (problem.standardize)
+        masked_solve<false>(kind, outputs, y, scale, x, state.log_det, state.log_det + lanes);
+      else
+        masked_solve<true>(kind, outputs, y, scale, x, state.log_det, state.log_det + lanes);
+      Real* target = problem.x + row * plan.widths[0] + dimension;
+      for (int64_t lane = 0; lane < rows; ++lane) target[lane * plan.widths[0]] = x[lane];
+    }
+  }
+};
+
+template <typename Real>
+static inline void masked_tiles(const MaskedPlan& plan, const MaskedInverse<Real>& problem, int64_t begin, int64_t end,
+                                const MaskedState<Real>& state) {
+  constexpr int64_t lanes = masked_lanes<Real>;
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const int64_t row = tile * lanes, left = problem.rows - row;
+    MaskedTile<Real>{plan, problem, state, row, left < lanes ? left : lanes}.run();
+  }
+}
+
+}  // namespace CGM_LEVEL
+}  // namespace coupling
+}  // namespace cgm
