@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .sharding import shard
+
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
@@ -44,31 +46,25 @@ def make_fabric(accelerator: str, devices: int, strategy: str, precision: str) -
     if under_torchrun():
         devices = int(os.environ["LOCAL_WORLD_SIZE"])
         n_nodes = int(os.environ["WORLD_SIZE"]) // devices
-    chosen = _strategy(strategy, devices * n_nodes, accelerator)
+    chosen = _strategy(strategy, devices * n_nodes, precision)
     name: Any = {"32": "32-true"}.get(precision, precision)
     return Fabric(accelerator=accelerator, devices=devices, num_nodes=n_nodes, strategy=chosen, precision=name)
 
 
-def _strategy(strategy: str, world: int, accelerator: str) -> Any:
+def _strategy(strategy: str, world: int, precision: str) -> Any:
     if strategy == "single" and world > 1:
         raise ValueError(f"strategy 'single' runs on one device: got {world}")
     if strategy == "fsdp":
         if world > 1 and not under_torchrun():
             raise ValueError(f"strategy 'fsdp' is started by torchrun --nproc-per-node={world}, not spawned")
-        return _fully_sharded()
+        if precision == "16-mixed":
+            raise ValueError("strategy 'fsdp' takes precision '32' or 'bf16-mixed': got '16-mixed'")
+        from lightning.fabric.strategies import ModelParallelStrategy
+
+        return ModelParallelStrategy(shard, data_parallel_size=world, tensor_parallel_size=1)
     if strategy == "single" or (strategy == "auto" and world == 1):
         return "auto"
     return "ddp" if under_torchrun() else "ddp_spawn"
-
-
-def _fully_sharded() -> Any:
-    from lightning.fabric.strategies import FSDPStrategy
-
-    # Fabric keeps its own class to GPUs; a subclass of it runs on gloo as well, as FSDP itself does.
-    class FullySharded(FSDPStrategy):
-        pass
-
-    return FullySharded(sync_module_states=True)
 
 
 def spawns(fabric: Fabric) -> bool:

@@ -9,18 +9,20 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from .sharding import own_part
+
 
 class WeightAverage:
     """``a ← β_k a + (1 − β_k) w`` after every step, β_k = min(decay, (1 + k) / (10 + k)).
 
     The rising β_k lets the average forget the initial weights in the first steps. Parameters are averaged; buffers
-    (counts, running statistics) are those of the model.
+    (counts, running statistics) are those of the model. Under FSDP every process averages the parts it holds.
     """
 
     def __init__(self, parameters: Iterable[Tensor], decay: float) -> None:
         self.decay = decay
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
-        self.average = [parameter.detach().clone() for parameter in self.parameters]
+        self.parameters = [own_part(parameter.detach()) for parameter in parameters]
+        self.average = [parameter.clone() for parameter in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -31,7 +33,7 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Within, the parameters hold their averages."""
-        own = [parameter.detach().clone() for parameter in self.parameters]
+        own = [parameter.clone() for parameter in self.parameters]
         self.copy_to_parameters()
         try:
             yield

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +31,12 @@ def train(
     fabric: Fabric, options: Trainer, model: GenerativeModel, data: TrainingData, run: RunDirectory | None, resume: bool
 ) -> TrainingResult:
     """Train ``model`` and leave it on the device it was given on; every process calls this."""
-    sharded = options.strategy == "fsdp"
     home = next(model.parameters()).device
     with torch.random.fork_rng(rng_devices(fabric.device)):
-        # FSDP cuts the module that it wraps to pieces for good.
-        session = Session(fabric, options, copy.deepcopy(model) if sharded else model, data, run, resume)
+        session = Session(fabric, options, model, data, run, resume)
         result = Loop(session).run()
-        if sharded:
-            model.load_state_dict(whole_weights(session.wrapped))
+        if session.sharded:
+            model.load_state_dict(whole_weights(session.model))
     model.to(home).eval()
     if run is not None and session.first and result.step:
         model.save(run.model_path)
@@ -169,7 +166,7 @@ class Loop:
         where = f"step {bad.step + 1} (batch {batch + 1} of epoch {epoch + 1}, the training rows {_some(rows)})"
         checkpoint = session.checkpoints.latest() if session.checkpoints else None
         if checkpoint is not None:
-            load_weights(session.wrapped, final_weights(checkpoint, self.options.patience))
+            load_weights(session.model, final_weights(checkpoint, self.options.patience))
             kept = f"the model holds the last good checkpoint, {checkpoint}"
         elif session.reads_every_step:
             session.finish()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,8 @@ from .optimizers import make_optimizer
 from .reporter import Reporter
 from .run import RunDirectory
 from .seeds import derived_seed
-from .snapshot import collect, load_weights, restore, whole_weights
+from .sharding import whole
+from .snapshot import AVERAGE, WEIGHTS, collect, load_weights, restore, whole_weights
 from .validation import EarlyStopping, HeldOutLoss
 
 if TYPE_CHECKING:
@@ -59,7 +61,10 @@ class Session:
         resume: bool,
     ) -> None:
         device, rank, world = fabric.device, fabric.global_rank, fabric.world_size
-        self.fabric, self.options, self.model, self.data, self.run = fabric, options, model, data, run
+        self.fabric, self.options, self.data, self.run, self.given = fabric, options, data, run, model
+        self.sharded = options.strategy == "fsdp"
+        # FSDP cuts the module that it gets to pieces for good.
+        self.model = copy.deepcopy(model) if self.sharded else model
         self.step, self.seconds = 0, 0.0
         self.best: dict[str, Tensor] | None = None
         self.fingerprint = data.fingerprint()
@@ -92,7 +97,6 @@ class Session:
                 initialize(first.x, first.context)
         module: Any = fabric.setup_module(Loss(self.model))
         self.module: nn.Module = module
-        self.wrapped: nn.Module = module._forward_module  # as DDP or FSDP made it, without Fabric's shell
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer: Any = fabric.setup_optimizers(make_optimizer(options, self.parameters))
         self.average = None if options.ema_decay is None else WeightAverage(self.parameters, options.ema_decay)
@@ -107,9 +111,10 @@ class Session:
         limit = self.options.clip_norm
         if not self.reads_every_step:
             highest = math.inf if limit is None else limit
-            return self.fabric.clip_gradients(  # type: ignore[return-value]
+            clipped: Any = self.fabric.clip_gradients(
                 self.module, self.optimizer, max_norm=highest, error_if_nonfinite=False
             )
+            return whole(clipped)
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if limit is not None and norm > limit:
             clip_grads_with_norm_(self.parameters, limit, norm)
@@ -118,19 +123,21 @@ class Session:
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """Within, the model is whole, in evaluation mode, and holds the averaged weights where there are some."""
-        from torch.distributed.fsdp import FullyShardedDataParallel
-
-        with ExitStack() as stack:
-            if self.average is not None:
-                stack.enter_context(self.average.in_place())
-            if isinstance(self.wrapped, FullyShardedDataParallel):
-                stack.enter_context(FullyShardedDataParallel.summon_full_params(self.wrapped, writeback=False))
+        with nullcontext() if self.average is None else self.average.in_place(), torch.no_grad():
+            self._gather(True)
             self.model.eval()
             try:
-                with torch.no_grad():
-                    yield
+                yield
             finally:
                 self.model.train()
+                self._gather(False)
+
+    def _gather(self, gathered: bool) -> None:
+        """Under FSDP, give every process all parameters, or take them away again."""
+        if self.sharded:
+            module: Any = self.module
+            loss = module._forward_module
+            loss.unshard() if gathered else loss.reshard()
 
     def validate(self) -> float:
         """The held-out loss; the weights are kept as the best if it is the lowest and they may be asked for."""
@@ -141,10 +148,10 @@ class Session:
             lowest = self.stopping.observe(self.step, loss)
         if lowest and self.stopping.patience is not None:
             if self.average is None:
-                self.best = whole_weights(self.wrapped)
+                self.best = whole_weights(self.model)
             else:
                 with self.average.in_place():
-                    self.best = whole_weights(self.wrapped)
+                    self.best = whole_weights(self.model)
         return loss
 
     def save(self) -> None:
@@ -155,14 +162,17 @@ class Session:
         if self.first:
             description = json.dumps(self.model._description())
             self.checkpoints.write(self.step, files, state, description)
-        with self.evaluation():
-            if self.first:
-                self.model.save(self.run.model_path)
+            if self.sharded:
+                self.given.load_state_dict(files.get(AVERAGE, files[WEIGHTS]))
+                self.given.save(self.run.model_path)
+            else:
+                with nullcontext() if self.average is None else self.average.in_place():
+                    self.given.save(self.run.model_path)
 
     def finish(self) -> str:
         """Leave the model with the weights to use; which ones they are."""
         if self.best is not None:
-            load_weights(self.wrapped, self.best)
+            load_weights(self.model, self.best)
             return "best"
         if self.average is not None:
             self.average.copy_to_parameters()

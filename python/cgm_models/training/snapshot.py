@@ -10,36 +10,28 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 
 from .checkpoint import read_state, read_tensors
 from .seeds import derived_seed
+from .sharding import spread_as, whole
 
 if TYPE_CHECKING:
     from .session import Session
 
 WEIGHTS, AVERAGE, BEST, REST = (f"{name}.safetensors" for name in ("weights", "ema", "best", "training"))
-_WHOLE = StateDictOptions(full_state_dict=True)
 _MUST_AGREE = ("seed", "batch_size", "optimizer", "ema_decay", "precision")
 
 
 def collect(session: Session, log_bytes: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The tensors, by file, and the JSON part. All processes take part, each gets the whole."""
-    files = {WEIGHTS: whole_weights(session.wrapped)}
+    files = {WEIGHTS: whole_weights(session.model)}
     if session.average is not None:
         with session.average.in_place():
-            files[AVERAGE] = whole_weights(session.wrapped)
+            files[AVERAGE] = whole_weights(session.model)
     if session.best is not None:
         files[BEST] = session.best
-    optimizer = get_optimizer_state_dict(session.wrapped, session.optimizer.optimizer, options=_WHOLE)
     tensors: dict[str, Tensor] = {}
-    plain = _without_tensors(optimizer, "optimizer", tensors)
+    optimizer = _without_tensors(session.optimizer.optimizer.state_dict(), "optimizer", tensors)
     files[REST] = {**tensors, **_random_states(session)}
     state = {
         "step": session.step,
@@ -47,7 +39,7 @@ def collect(session: Session, log_bytes: int) -> tuple[dict[str, dict[str, Tenso
         "sums": session.monitor.sums(),
         "stopping": session.stopping.state(),
         "log_bytes": log_bytes,
-        "optimizer": plain,
+        "optimizer": optimizer,
         "loss_scale": session.fabric.strategy.precision.state_dict(),
         "processes": session.fabric.world_size,
         "options": asdict(session.options),
@@ -66,14 +58,13 @@ def restore(session: Session, checkpoint: Path) -> int:
     state = read_state(checkpoint)
     _check_same(session, state, checkpoint)
     if session.average is not None:
-        load_weights(session.wrapped, read_tensors(checkpoint, AVERAGE))
+        load_weights(session.model, read_tensors(checkpoint, AVERAGE))
         session.average.copy_from_parameters()
-    load_weights(session.wrapped, read_tensors(checkpoint, WEIGHTS))
+    load_weights(session.model, read_tensors(checkpoint, WEIGHTS))
     if (checkpoint / BEST).is_file():
         session.best = read_tensors(checkpoint, BEST)
     tensors = read_tensors(checkpoint, REST)
-    optimizer = _with_tensors(state["optimizer"], tensors)
-    set_optimizer_state_dict(session.wrapped, session.optimizer.optimizer, optimizer, options=_WHOLE)
+    _restore_optimizer(session, _with_tensors(state["optimizer"], tensors))
     session.fabric.strategy.precision.load_state_dict(state["loss_scale"])
     session.step, session.seconds = state["step"], state["seconds"]
     session.monitor.restart(state["sums"])
@@ -82,19 +73,27 @@ def restore(session: Session, checkpoint: Path) -> int:
     return state["log_bytes"]
 
 
-def whole_weights(module: nn.Module) -> dict[str, Tensor]:
-    """The state dictionary of the model inside ``module``, unsharded, copied to the CPU."""
-    state: dict[str, Any] = get_model_state_dict(module, options=_WHOLE)
-    return {name.removeprefix("model."): t.detach().to("cpu", copy=True).contiguous() for name, t in state.items()}
+def whole_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The state dictionary, gathered from all processes and copied to the CPU."""
+    state = model.state_dict()
+    return {name: whole(t.detach()).to("cpu", copy=True).contiguous() for name, t in state.items()}
 
 
-def load_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+def load_weights(model: nn.Module, weights: dict[str, Tensor]) -> None:
     """Undo ``whole_weights``."""
-    named: dict[str, Any] = {f"model.{name}": tensor for name, tensor in weights.items()}
+    own = model.state_dict()
     try:
-        set_model_state_dict(module, named, options=_WHOLE)
+        model.load_state_dict({name: spread_as(t, own.get(name, t)) for name, t in weights.items()})
     except RuntimeError as error:
         raise ValueError(f"the checkpoint does not fit the model: {error}") from error
+
+
+def _restore_optimizer(session: Session, saved: dict[str, Any]) -> None:
+    state = {
+        int(index): {name: spread_as(t, session.parameters[int(index)]) for name, t in entry.items()}
+        for index, entry in saved["state"].items()
+    }
+    session.optimizer.optimizer.load_state_dict({**saved, "state": state})
 
 
 def final_weights(checkpoint: Path, patience: int | None) -> dict[str, Tensor]:
@@ -115,10 +114,10 @@ def _check_same(session: Session, state: dict[str, Any], checkpoint: Path) -> No
 def _without_tensors(value: Any, key: str, tensors: dict[str, Tensor]) -> Any:
     """``value`` with its tensors moved to ``tensors`` and named in their place."""
     if isinstance(value, Tensor):
-        tensors[key] = value.detach().to("cpu", copy=True).contiguous()
+        tensors[key] = whole(value.detach()).to("cpu", copy=True).contiguous()
         return {"tensor": key}
     if isinstance(value, dict):
-        return {name: _without_tensors(item, f"{key}/{name}", tensors) for name, item in value.items()}
+        return {str(name): _without_tensors(item, f"{key}/{name}", tensors) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_tensors(item, f"{key}/{i}", tensors) for i, item in enumerate(value)]
     return value
