@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -156,6 +155,6 @@ def _restore_random_states(session: Session, tensors: dict[str, Tensor], process
         warnings.warn("resumed on other devices: the noise of the training continues differently", stacklevel=2)
         torch.manual_seed(derived_seed(session.options.seed, "noise", rank, session.step))
         return
-    torch.set_rng_state(copy.copy(tensors["random/cpu"][rank]))
+    torch.set_rng_state(tensors["random/cpu"][rank].clone())  # it reads a row of a matrix from the first row on
     if device.type == "cuda":
-        torch.cuda.set_rng_state(tensors["random/cuda"][rank], device)
+        torch.cuda.set_rng_state(tensors["random/cuda"][rank].clone(), device)
