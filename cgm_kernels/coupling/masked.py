@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ from .scales import checked as checked_scale
 __all__ = ["masked_mlp_inverse"]
 
 
-@outside_autocast
 def masked_mlp_inverse(
     y: Tensor,
     weights: Sequence[Tensor],
@@ -69,17 +69,31 @@ def masked_mlp_inverse(
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value; in particular
             where the masks are autoregressive in no order.
     """
-    chosen = checked_scale(scale, bound, offset, eps)
+    options = {
+        **{"activation": activation, "residual": residual, "map": map, "layout": layout},
+        **{"scale": scale, "bound": bound, "offset": offset, "eps": eps},
+    }
+    return _inverse(y, weights, biases, masks, context, options)
+
+
+@outside_autocast
+def _inverse(
+    y: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    masks: Sequence[Tensor] | None,
+    context: Tensor | None,
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor]:
+    activation, residual, map, layout, *numbers = options.values()
+    chosen = checked_scale(*numbers)
     masked_checks.options(activation, map, layout)
     masked_checks.tensors(y, weights, biases, masks, context, residual)
     if y.dtype in HALVES:
-        wide = [None if b is None else b.float() for b in biases]
-        x, log_det = masked_mlp_inverse(
-            y.float(), [w.float() for w in weights], wide, masks, context=None if context is None else context.float(),
-            activation=activation, residual=residual, map=map, scale=scale, bound=bound, offset=offset, eps=eps,
-            layout=layout,
-        )  # fmt: skip
-        return x.to(y.dtype), log_det.to(y.dtype)
+        wide = [None if bias is None else bias.float() for bias in biases]
+        context = None if context is None else context.float()
+        found = _inverse(y.float(), [weight.float() for weight in weights], wide, masks, context, options)
+        return found[0].to(y.dtype), found[1].to(y.dtype)
     order = plan(list(weights) if masks is None else list(masks), y.shape[-1], layout, masks is None, residual)
     backend = backends.select(y.device.type)
     if backend == "reference":

@@ -1,7 +1,7 @@
 """The Triton kernel of the masked autoregressive inverse. Imported only when one is launched: it needs triton.
 
-A program takes BLOCK rows through all steps. Its units lie in a scratch of (units, rows) that this
-program alone writes and reads; a barrier stands between the two, since the threads that read a value are not those that wrote it.
+A program takes BLOCK rows through all steps. Its units lie in a scratch of (units, rows) that this program alone writes
+and reads; a barrier stands between the two, since the threads that read a value are not those that wrote it.
 ``table`` holds TABLE numbers for each layer, as triton_masked.py lays them out.
 """
 

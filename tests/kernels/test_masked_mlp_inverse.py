@@ -1,0 +1,317 @@
+"""The inverse of masked autoregressive networks, against their forward map and the usual inverse in float64."""
+
+import math
+
+import pytest
+import torch
+from torch.library import opcheck
+
+import cgm_kernels
+from cgm_kernels import masked_mlp_inverse
+from cgm_kernels.coupling import masked_reference, reference, scales
+from cgm_kernels.coupling.masked_plan import output_rows
+from tests.support.backends import fused, running
+from tests.support.masked import CASES, Case
+from tests.support.tolerances import assert_as_accurate
+
+RUNNING, FUSED = (
+    [pytest.param(*pair.values[0], id=pair.id, marks=pair.marks) for pair in pairs] for pairs in (running(), fused())
+)
+DTYPES = (torch.float32, torch.float64)
+NETWORK = ("weights", "biases", "masks", "context")
+
+
+def run(backend, arguments):
+    with cgm_kernels.use_backend(backend):
+        return masked_mlp_inverse(**arguments)
+
+
+def cast(arguments, dtype):
+    def one(value):
+        if isinstance(value, list):
+            return [one(item) for item in value]
+        return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return {name: one(value) for name, value in arguments.items()}
+
+
+def leaves(arguments):
+    tensors = [arguments["y"], *arguments["weights"], *arguments["biases"], arguments["context"]]
+    return [t.requires_grad_() for t in tensors if t is not None]
+
+
+def forward(x, arguments):
+    """The map y(x) and its log-determinant, by its definition."""
+    options = {"activation": "relu", "residual": False, "layout": "scale_shift", "map": "affine", **arguments}
+    network = [options[name] for name in NETWORK]
+    out = masked_reference.network(x, *network, options["activation"], options["residual"])
+    rows = output_rows(x.shape[-1], options["layout"]).to(x.device)
+    log_scale, shift = out[..., rows].unflatten(-1, (-1, 2)).unbind(-1)
+    numbers = {"scale": "exp", "bound": 2.0, "offset": 2.0, "eps": 0.0}
+    scale = scales.checked(**{name: options.get(name, value) for name, value in numbers.items()})
+    return reference.affine(x, log_scale, shift, scale, 1, options["map"] == "standardize")
+
+
+@pytest.mark.parametrize("backend, device", RUNNING)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_masked_inverse_forward(case, backend, device):
+    arguments = case.draw(device=device)
+    x, log_det = run(backend, arguments)
+    y, back = forward(x, arguments)
+    torch.testing.assert_close(y, arguments["y"], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(log_det, -back, rtol=1e-9, atol=1e-9)
+    assert log_det.shape == arguments["y"].shape[:-1]
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", CASES[:8], ids=str)
+def test_masked_inverse_accuracy_and_gradients(case, dtype, backend, device):
+    drawn = case.draw(torch.float32, device)
+    results = []
+    for name, kind in ((backend, dtype), ("reference", torch.float64), ("reference", dtype)):
+        arguments = cast(drawn, kind)
+        inputs = leaves(arguments)
+        x, log_det = run(name, arguments)
+        weight = torch.linspace(0.5, 1.5, x.numel(), dtype=kind, device=device).reshape(x.shape)
+        gradients = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs)
+        results.append([x, log_det, *gradients])
+    for ours, exact, eager in zip(*results, strict=True):
+        assert_as_accurate(ours, exact, eager)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+@pytest.mark.parametrize("case", CASES[8:], ids=str)
+def test_masked_inverse_gradients_of_every_option(case, backend, device):
+    results = []
+    for name in (backend, "reference"):
+        arguments = case.draw(device=device)
+        inputs = leaves(arguments)
+        x, log_det = run(name, arguments)
+        results.append(torch.autograd.grad(x.square().sum() + log_det.sum(), inputs))
+    for ours, exact in zip(*results, strict=True):
+        torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_gradcheck(backend, device):
+    case = Case(
+        4, (5, 5, 5), (3,), context=2, row_bias=1, options={"residual": True, "activation": "softplus", "scale": "tanh"}
+    )
+    arguments = case.draw(device=device)
+    n_layers = len(arguments["weights"])
+
+    def function(y, context, *parameters):
+        given = {"y": y, "context": context, "weights": parameters[:n_layers], "biases": parameters[n_layers:]}
+        return run(backend, {**arguments, **given})
+
+    inputs = [arguments["y"], arguments["context"], *arguments["weights"], *arguments["biases"]]
+    fast = backend == "triton"  # its interpreter takes its time
+    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs], fast_mode=fast)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_of_one_output(backend, device):
+    """A gradient that reaches x alone, the log-determinant alone, or only some inputs."""
+    for choice in (0, 1):
+        gradients = []
+        for name in (backend, "reference"):
+            arguments = CASES[3].draw(device=device)
+            arguments["weights"][1].requires_grad_()
+            gradients.append(torch.autograd.grad(run(name, arguments)[choice].sum(), arguments["weights"][1])[0])
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_second_derivatives_are_refused(backend, device):
+    arguments = CASES[0].draw(device=device)
+    arguments["y"].requires_grad_()
+    x, _ = run(backend, arguments)
+    (gradient,) = torch.autograd.grad(x.square().sum(), arguments["y"], create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(gradient.sum(), arguments["y"])
+
+
+@pytest.mark.parametrize("backend, device", RUNNING)
+def test_masked_inverse_empty_and_strided(backend, device):
+    arguments = CASES[5].draw(device=device)
+    expected = run(backend, arguments)
+    arguments["y"] = torch.stack([arguments["y"]] * 2, -1).transpose(0, 1).contiguous().transpose(0, 1)[..., 1]
+    arguments["weights"] = [weight.T.contiguous().T for weight in arguments["weights"]]
+    for ours, other in zip(run(backend, arguments), expected, strict=True):
+        torch.testing.assert_close(ours, other)
+    empty = run(backend, {**arguments, "y": arguments["y"][:0], "context": arguments["context"][:0]})
+    assert [tuple(t.shape) for t in empty] == [(0, 21), (0,)]
+
+
+@pytest.mark.parametrize("backend, device", RUNNING)
+def test_masked_inverse_shared_context_and_masked_weights(backend, device):
+    arguments = CASES[3].draw(device=device)
+    arguments["context"] = arguments["context"][0, 0, 0]
+    expected = run(backend, arguments)
+    masked = [weight * mask for weight, mask in zip(arguments["weights"], arguments["masks"], strict=True)]
+    for changed in ({"weights": masked, "masks": None}, {"masks": [mask.float() for mask in arguments["masks"]]}):
+        for ours, other in zip(run(backend, {**arguments, **changed}), expected, strict=True):
+            torch.testing.assert_close(ours, other)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_masked_inverse_bad_rows_stay_alone(bad, backend, device):
+    arguments = CASES[5].draw(device=device)
+    clean = run(backend, arguments)
+    arguments["y"][7] = bad
+    x, log_det = run(backend, arguments)
+    others = torch.arange(65, device=device) != 7
+    torch.testing.assert_close(x[others], clean[0][others], rtol=0, atol=0)
+    torch.testing.assert_close(log_det[others], clean[1][others], rtol=0, atol=0)
+    assert not x[7].isfinite().all()
+
+
+def test_masked_inverse_follows_changed_masks():
+    arguments = Case(5, (9,)).draw()
+    first, _ = masked_mlp_inverse(**arguments)
+    for mask, other in zip(arguments["masks"], Case(5, (9,), order="reversed").draw()["masks"], strict=True):
+        mask.copy_(other)
+    second, _ = masked_mlp_inverse(**arguments)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(forward(second, arguments)[0], arguments["y"])
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
+@pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
+def test_masked_inverse_at_every_level(level):
+    from cgm_kernels._extension import _C
+
+    levels = ("baseline", "avx2", "avx512")
+    info = _C.build_info()
+    if levels.index(level) > levels.index(info["simd_supported"]):
+        pytest.skip(f"this CPU does not support {level}")
+    try:
+        _C.set_cpu_level(levels.index(level))
+        for case in CASES[4:8]:
+            drawn = case.draw(torch.float32)
+            exact, eager = (run("reference", cast(drawn, kind)) for kind in (torch.float64, torch.float32))
+            for ours, *others in zip(run("native", drawn), exact, eager, strict=True):
+                assert_as_accurate(ours, *others)
+    finally:
+        _C.set_cpu_level(levels.index(info["simd"]))
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_half_and_autocast(backend, device):
+    arguments = Case(4, (6,)).draw(torch.float32, device)
+    expected = run(backend, arguments)
+    half = run(backend, cast(arguments, torch.bfloat16))
+    assert all(t.dtype is torch.bfloat16 for t in half)
+    torch.testing.assert_close(half[0].float(), expected[0], rtol=0.1, atol=0.1)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        inside = run(backend, arguments)
+    assert all(torch.equal(a, b) for a, b in zip(inside, expected, strict=True))
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_opcheck(backend, device):
+    """The operators as eager calls reach them, caught on their way."""
+    calls = []
+
+    class Catch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if "masked_inverse" in str(function):
+                calls.append((function, args))
+            return function(*args, **(kwargs or {}))
+
+    for case in (CASES[3], CASES[7]):
+        arguments = case.draw(device=device)
+        arguments["y"].requires_grad_()
+        with Catch():
+            x, log_det = run(backend, arguments)
+            (x.sum() + log_det.sum()).backward()
+    assert len(calls) == 4
+    for function, args in calls:
+        detached = tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args)
+        opcheck(function, detached, test_utils=("test_schema", "test_faketensor"))
+
+
+def errors():
+    good = Case(3, (4,), (5,), context=2).draw()
+    w, b, m = good["weights"], good["biases"], good["masks"]
+    everything = [torch.ones_like(mask) for mask in m]
+    yield dict(y=[1.0]), TypeError, "y must be a tensor: got list"
+    yield dict(y=torch.ones(5, 0)), ValueError, "y must have at least one dimension"
+    yield dict(weights=w[0]), TypeError, "weights must be a list of tensors"
+    yield dict(weights=[]), ValueError, "weights must have at least one layer"
+    yield dict(biases=b[:1]), ValueError, r"biases must have 2 layers, as weights: got 1"
+    yield dict(masks=m[:1]), ValueError, r"masks must have 2 layers"
+    yield dict(context=None), ValueError, r"weights\[0\] must be \(out, 3\) after y: got \(4, 5\)"
+    yield dict(context=torch.ones(4, 2).double()), ValueError, r"context must be \(C,\) or \(5, 'C'\)"
+    yield dict(weights=[w[0].float(), w[1]]), TypeError, r"weights\[0\] must have the dtype of y"
+    yield dict(weights=[w[0], w[1][:, :3]]), ValueError, r"weights\[1\] must be \(out, 4\) after weights\[0\]"
+    yield dict(weights=[w[0], w[1][:5]]), ValueError, r"weights\[1\] must give 6 outputs"
+    yield dict(biases=[b[0][:3], b[1]]), ValueError, r"biases\[0\] must be \(4,\) or \(5, 4\): got \(3,\)"
+    yield dict(masks=[m[0].T, m[1]]), ValueError, r"masks\[0\] must have the shape of weights\[0\], \(4, 5\): got"
+    yield dict(masks=[m[0] * 0.5, m[1]]), ValueError, r"masks\[0\] must hold 0 and 1 only"
+    yield dict(masks=[None, m[1]]), TypeError, r"masks\[0\] must be a tensor"
+    yield dict(masks=everything), ValueError, r"masks must be autoregressive in some order .* \[0, 1, 2\]"
+    yield dict(activation="swish"), ValueError, "activation must be one of relu"
+    yield dict(map="inverse"), ValueError, "map must be one of affine, standardize"
+    yield dict(layout="halves"), ValueError, "layout must be one of"
+    yield dict(scale="linear"), ValueError, "scale must be one of"
+    yield dict(residual=True, weights=[*w, w[1]], biases=[*b, b[1]], masks=None), ValueError, "weights"
+
+
+@pytest.mark.parametrize("change, kind, message", list(errors()))
+def test_masked_inverse_errors(change, kind, message):
+    arguments = {**Case(3, (4,), (5,), context=2).draw(), **change}
+    with pytest.raises(kind, match=message):
+        masked_mlp_inverse(**arguments)
+
+
+def test_masked_inverse_against_zuko():
+    zuko = pytest.importorskip("zuko")
+    torch.manual_seed(0)
+    transform = zuko.flows.MaskedAutoregressiveTransform(6, context=2, hidden_features=(16, 16)).double()
+    layers = [module for module in transform.hyper if hasattr(module, "mask")]
+    y, context = torch.randn(9, 6, dtype=torch.float64), torch.randn(9, 2, dtype=torch.float64)
+    parts = ([layer.weight for layer in layers], [layer.bias for layer in layers], [layer.mask for layer in layers])
+    x, log_det = masked_mlp_inverse(
+        y, *parts, context=context, scale="softclip", bound=-math.log(1e-3), layout="interleaved_shift_scale"
+    )
+    expected, ladj = transform(context).inv.call_and_ladj(y)
+    torch.testing.assert_close(x, expected)
+    torch.testing.assert_close(log_det, ladj)
+
+
+def test_masked_inverse_against_nflows():
+    pytest.importorskip("nflows")
+    from nflows.transforms import MaskedAffineAutoregressiveTransform
+    from torch.nn import functional as F
+
+    torch.manual_seed(0)
+    transform = MaskedAffineAutoregressiveTransform(5, 12, context_features=3).double()
+    net = transform.autoregressive_net
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    y, context = torch.randn(9, 5, dtype=torch.float64), torch.randn(9, 3, dtype=torch.float64)
+    layers = [net.initial_layer, *[layer for block in net.blocks for layer in block.linear_layers], net.final_layer]
+    biases = [layer.bias for layer in layers]
+    biases[0] = biases[0] + F.relu(net.context_layer(context))
+    for number, block in enumerate(net.blocks):
+        biases[1 + 2 * number] = biases[1 + 2 * number] + block.context_layer(context)
+    weights, masks = [layer.weight for layer in layers], [layer.mask for layer in layers]
+    options = dict(residual=True, scale="softplus", offset=0.0, eps=1e-3, layout="interleaved_scale_shift")
+    ours = masked_mlp_inverse(y, weights, biases, masks, **options)
+    for mine, theirs in zip(ours, transform.inverse(y, context), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_masked_inverse_compiles_around():
+    """A compiled model around the inverse: the plan is made outside the graph."""
+    arguments = Case(4, (6,)).draw()
+
+    def model(y):
+        x, log_det = masked_mlp_inverse(**{**arguments, "y": 2 * y})
+        return (x * x).sum(-1) + log_det
+
+    compiled = torch.compile(model, backend="aot_eager")
+    torch.testing.assert_close(compiled(arguments["y"]), model(arguments["y"]))
