@@ -20,7 +20,13 @@ from .. import backends
 from .._extension import _C
 from .._register import operator, refuse_forward_gradients
 from ..precision import outside_autocast
-from . import channels, checks, operators, reference, scales
+from . import (
+    channels,
+    checks,
+    operators,  # noqa: F401  it registers them
+    reference,
+    scales,
+)
 from . import layout as layouts
 
 __all__ = ["affine_coupling", "affine_coupling_event", "affine_coupling_inverse"]

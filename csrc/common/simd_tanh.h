@@ -27,11 +27,14 @@ CGM_SIMD_FUNCTION Real tanh(Real x) {
   return x < 0 ? value : -value;
 }
 
-// log(1 + x) for x in [0, 1]; the rounding of 1 + x is put right to first order.
+// log(1 + x) for x in [0, 1], where 1 + x needs no care for zero, infinity and subnormal numbers; the rounding of
+// 1 + x is put right to first order, which also carries NaN.
 template <typename Real>
 CGM_SIMD_FUNCTION Real log1p(Real x) {
   const Real sum = 1 + x;
-  return log(sum) + (x - (sum - 1)) / sum;
+  const bool large = sum > Real(0x1.6a09e667f3bcdp+0);  // sqrt(2)
+  const Real value = log_of_parts(large ? Real(1) : Real(0), (large ? sum * Real(0.5) : sum) - 1);
+  return value + (x - (sum - 1)) / sum;
 }
 
 }  // namespace math

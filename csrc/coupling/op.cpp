@@ -33,6 +33,7 @@ struct Options {
   bool inverse = false;
   int64_t event_dims = 0;                             // of affine
   int64_t start = 0, count = 0, step = 1, order = 0;  // of affine_event
+  bool running = false;                               // whether it was given a running total
 };
 
 Options options_of(AutogradContext* ctx) {
@@ -41,13 +42,15 @@ Options options_of(AutogradContext* ctx) {
   Options options;
   options.kind = integers[0], options.inverse = integers[1] != 0, options.event_dims = integers[2];
   options.start = integers[3], options.count = integers[4], options.step = integers[5], options.order = integers[6];
+  options.running = integers[7] != 0;
   options.bound = numbers[0], options.offset = numbers[1], options.eps = numbers[2];
   return options;
 }
 
 void keep_options(AutogradContext* ctx, const Options& options) {
-  ctx->saved_data["integers"] = std::vector<int64_t>{options.kind,  options.inverse, options.event_dims, options.start,
-                                                     options.count, options.step,    options.order};
+  ctx->saved_data["integers"] =
+      std::vector<int64_t>{options.kind,  options.inverse, options.event_dims, options.start,
+                           options.count, options.step,    options.order,      options.running};
   ctx->saved_data["numbers"] = std::vector<double>{options.bound, options.offset, options.eps};
 }
 
@@ -110,7 +113,8 @@ class AffineEvent : public torch::autograd::Function<AffineEvent> {
       auto [by_x, by_parameters] = affine_event_backward(
           given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,
           options.order, options.kind, options.bound, options.offset, options.eps, options.inverse);
-      result[0] = by_x, result[1] = by_parameters, result[2] = grads[1];
+      result[0] = by_x, result[1] = by_parameters;
+      if (options.running) result[2] = grads[1];
     }
     return final_gradients(std::move(result), {saved[0], saved[1], grads[0], grads[1]});
   }
@@ -169,6 +173,7 @@ std::optional<TwoTensors> affine_event(const at::Tensor& x, const at::Tensor& pa
   Options options;
   options.kind = kind, options.bound = bound, options.offset = offset, options.eps = eps, options.inverse = inverse;
   options.start = start, options.count = count, options.step = step, options.order = order;
+  options.running = running;
   auto found = AffineEvent::apply(x, parameters, log_det, options);
   return TwoTensors(found[0], found[1]);
 }

@@ -26,11 +26,17 @@ constexpr int64_t chunk_bytes = int64_t{8} << 20;
 struct Chunks {
   int64_t items, directions;
 
-  Chunks(int64_t batch, int64_t n_directions, int64_t row_bytes, c10::Device device) {
-    const int64_t budget = device.is_cpu() ? chunk_bytes : workspace_bytes;
-    const int64_t rows = std::max<int64_t>(budget / row_bytes, device.is_cpu() ? at::get_num_threads() : 1);
-    directions = std::min(n_directions, rows);
-    items = directions < n_directions ? 1 : std::clamp<int64_t>(rows / n_directions, 1, batch);
+  Chunks(int64_t batch, int64_t n_directions, int64_t row_bytes, int64_t d, c10::Device device) {
+    const int64_t most = std::max<int64_t>(workspace_bytes / row_bytes, 1);
+    int64_t rows = most;
+    if (device.is_cpu()) {
+      // Every chunk reads the whole clouds again: with many dimensions a few more directions a chunk are worth it.
+      const int64_t enough = std::min(most, d / 16);
+      rows = std::max({chunk_bytes / row_bytes, enough, static_cast<int64_t>(at::get_num_threads())});
+    }
+    const int64_t parts = (n_directions + rows - 1) / rows;
+    directions = (n_directions + parts - 1) / parts;  // parts of one size
+    items = parts > 1 ? 1 : std::clamp<int64_t>(rows / n_directions, 1, batch);
   }
 };
 
@@ -171,7 +177,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> sliced_forward(const at::Tensor& 
   const bool batched = x.dim() == 3;
   const int64_t batch = batched ? x.size(0) : 1, n_directions = projections.size(1);
   const int64_t row_bytes = (x.size(-2) + y.size(-2)) * x.element_size();
-  const Chunks chunks(batch, n_directions, row_bytes, x.device());
+  const Chunks chunks(batch, n_directions, row_bytes, x.size(-1), x.device());
   Cloud from(x, static_cast<Keep>(keep_x), chunks, n_directions),
       to(y, static_cast<Keep>(keep_y), chunks, n_directions);
   const auto by_row = projections.t();  // a view: BLAS takes it transposed
