@@ -1,6 +1,7 @@
 """Fused kernels for generative modelling: C++, CUDA and Triton, with a PyTorch reference for each."""
 
 from .backends import available_backends, get_backend, set_backend, use_backend
+from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
@@ -15,6 +16,7 @@ from .sliced_ot.op import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "InvertibleSequence",
     "affine_coupling",
     "affine_coupling_event",
     "affine_coupling_inverse",
