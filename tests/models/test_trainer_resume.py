@@ -1,7 +1,6 @@
 """A training killed at any moment goes on as if nothing had happened."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -13,17 +12,14 @@ from safetensors.torch import load_file
 
 from cgm_models.training import RunDirectory, Trainer
 from cgm_models.training.checkpoint import CheckpointFolder
-from tests.support.training import KILLED, ToyGaussian, train_toy
+from tests.support.training import KILLED, ToyGaussian, forkserver, train_toy
 
 STEPS = sorted({*range(5, 121, 5), *range(10, 121, 10), 120})
 
 
 @pytest.fixture(scope="module")
 def forks():
-    """Processes that start in a few milliseconds, with everything imported and no thread started."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.training", "lightning.fabric", "torch.distributed.fsdp"])
-    return context
+    return forkserver()
 
 
 def _run(forks, folder, *, kill_after=None, kill_at_event=0, resume=True):

@@ -1,8 +1,12 @@
-"""A model with a known optimum, and a training that can be killed."""
+"""A model with a known optimum, a training that can be killed, and processes to train in."""
 
+import multiprocessing
 import os
 import signal
+import socket
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -44,6 +48,42 @@ class ToyGaussian(GenerativeModel):
     def sample(self, n, context=None, generator=None):
         noise = torch.randn((n, *self.event_shape), generator=generator)
         return self._mean(context) + self.log_scale.exp() * noise
+
+
+def forkserver() -> multiprocessing.context.ForkServerContext:
+    """Processes that start in a few milliseconds, with everything imported and no thread started."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.training", "lightning.fabric", "torch.distributed.fsdp"])
+    return context
+
+
+def in_processes(function: Callable[..., object], *arguments: object, world: int = 2) -> list[object]:
+    """What ``function(*arguments)`` returns in each of ``world`` processes, in the environment that torchrun makes."""
+    with socket.socket() as free, tempfile.TemporaryDirectory() as folder:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        free.close()
+        places = [Path(folder) / f"{rank}.pt" for rank in range(world)]
+        processes = [
+            forkserver().Process(target=_as_rank, args=(rank, world, port, str(places[rank]), function, arguments))
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            if process.is_alive():
+                process.kill()
+        assert [process.exitcode for process in processes] == [0] * world
+        return [torch.load(place, weights_only=True) for place in places]
+
+
+def _as_rank(rank: int, world: int, port: int, place: str, function: Callable[..., object], arguments: tuple) -> None:
+    names = ("RANK", "LOCAL_RANK", "GROUP_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_PORT")
+    os.environ.update(zip(names, map(str, (rank, rank, 0, world, world, port)), strict=True))
+    os.environ.update(MASTER_ADDR="127.0.0.1", TORCHELASTIC_RUN_ID="test")
+    torch.set_num_threads(1)
+    torch.save(function(*arguments), place)
 
 
 KILLED = {

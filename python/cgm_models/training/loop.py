@@ -78,8 +78,11 @@ class Loop:
         set_learning_rate(session.optimizer, options.lr * self._factor(step))
         try:
             loss = session.module(batch)
-        except FloatingPointError as error:
-            raise NonFinite(step, str(error)) from error
+        except Exception as error:
+            session.monitor.check_here()  # weights that are not finite bring about errors of any kind
+            if isinstance(error, FloatingPointError):
+                raise NonFinite(step, str(error)) from error
+            raise
         _check_scalar(loss, session.model)
         if session.batches.weight != 1.0:
             loss = loss * session.batches.weight

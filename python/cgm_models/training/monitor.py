@@ -31,6 +31,9 @@ class Monitor(Protocol):
     def check(self) -> None:
         """Raise ``NonFinite`` if a step since the last check was not finite."""
 
+    def check_here(self) -> None:
+        """The same, as far as this process knows; the others need not take part."""
+
     def means(self) -> dict[str, float]:
         """The mean loss and gradient norm."""
 
@@ -59,6 +62,8 @@ class ImmediateMonitor:
 
     def check(self) -> None:
         """Nothing is pending."""
+
+    check_here = check
 
     def means(self) -> dict[str, float]:
         count = max(1, self._count)
@@ -98,7 +103,12 @@ class DeferredMonitor:
         self._count += 1
 
     def check(self) -> None:
-        first = _reduce(torch.stack((self._first_bad_loss, self._first_bad_norm)), "MIN")
+        self._raise(_reduce(torch.stack((self._first_bad_loss, self._first_bad_norm)), "MIN"))
+
+    def check_here(self) -> None:
+        self._raise(torch.stack((self._first_bad_loss, self._first_bad_norm)))
+
+    def _raise(self, first: Tensor) -> None:
         loss, norm = first.tolist()
         if math.isfinite(min(loss, norm)):
             what = "the loss" if loss <= norm else "the norm of the gradient"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -177,8 +179,11 @@ def _train_spawned(
 
 
 def _train_in_child(fabric: Fabric, model: GenerativeModel, folder: str, **arguments: Any) -> dict[str, Any]:
+    model = copy.deepcopy(model)  # the one that came shares its memory with the other processes
     result = train(fabric, model=model, **arguments)
     if fabric.global_rank == 0:
         weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
         save_file(weights, Path(folder) / _WEIGHTS)
+    fabric.barrier()
+    torch.distributed.destroy_process_group()  # its threads must not outlive the interpreter
     return asdict(result)  # Fabric's launcher refuses frozen dataclasses
