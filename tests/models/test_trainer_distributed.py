@@ -91,7 +91,7 @@ def test_a_training_resumed_is_that_of_one_process(strategy, tmp_path):
             assert record[name] == pytest.approx(expected[name], rel=1e-5)
 
 
-class Breaks(ToyGaussian):
+class BreaksInOneProcess(ToyGaussian):
     """Its loss is NaN from the 15th step on, in the second process alone; the flows say that by an error."""
 
     check_finite = True
@@ -108,7 +108,7 @@ class Breaks(ToyGaussian):
 def _broken(folder):
     x, context = _data()
     torch.manual_seed(1)
-    model = Breaks((2,), context_dim=3)
+    model = BreaksInOneProcess((2,), context_dim=3)
     try:
         Trainer(strategy="ddp", **QUIET, **FULL).fit(model, x, context, run=folder)
     except NonFiniteError as error:
