@@ -19,6 +19,9 @@ class Entry(NamedTuple):
 
 _SHIPPED = {
     "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
+    "IAF": Entry("cgm_models.flows", "autoregressive gates of the noise: samples in one pass"),
+    "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
+    "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
     "NeuralSplineFlow": Entry("cgm_models.flows", "couplings by monotone rational-quadratic splines"),
     "PlanarFlow": Entry("cgm_models.flows", "planar layers, inverted by solving a scalar equation"),

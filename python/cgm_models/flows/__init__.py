@@ -1,10 +1,12 @@
 """Normalizing flows: exact densities, sampled in one pass."""
 
+from .autoregressive import IAF, MAF
 from .base import Base
 from .bases import base_names, register_base
 from .divergence import compare_kl, forward_kl, reverse_kl
 from .flow import Flow
 from .glow import Glow
+from .made import MADE
 from .nice import NICE
 from .planar import PlanarFlow
 from .preprocess import bits_per_dim, dequantize, quantize
@@ -15,6 +17,9 @@ from .spline_flow import NeuralSplineFlow
 from .transform import Composition, Inverse, Transform
 
 __all__ = [
+    "IAF",
+    "MADE",
+    "MAF",
     "NICE",
     "Base",
     "Composition",
