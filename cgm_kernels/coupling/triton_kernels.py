@@ -1,8 +1,9 @@
 """The Triton kernels of the affine couplings. Imported only when one is launched: it needs triton.
 
-The mathematics is that of csrc/coupling/formula.h. A row is an event, column j its element j; of a whole-event coupling
-the columns ``begin``, ``begin + every``, … are transformed and the others pass. Row strides, ``length`` and ``begin``
-come divided by VECTOR, which so divides them for the compiler as well: loads of 16 bytes need the proof.
+The mathematics is that of csrc/coupling/formula.h. A row is an event, column j its element j; of a whole-event
+coupling the columns ``begin``, ``begin + every``, … before ``begin + reach`` are transformed and the others pass. Row
+strides and ``length`` come divided by VECTOR, ``begin`` and ``reach`` by PLACES, which so divide them for the compiler
+as well: loads of 16 bytes need the proof.
 """
 
 from __future__ import annotations
@@ -63,12 +64,12 @@ def _scaled(s, KIND: tl.constexpr, BOUND: tl.constexpr, OFFSET: tl.constexpr, EP
 
 
 @triton.jit
-def _columns(j, begin, every, count, length, PASSING: tl.constexpr):
+def _columns(j, begin, every, reach, length, PASSING: tl.constexpr):
     """Which of the columns j are there, which of them are transformed, and the number of each among those."""
     there = j < length
     if PASSING:
         k = (j - begin) // every
-        inside = there & (j >= begin) & (k < count) & ((j - begin) % every == 0)
+        inside = there & (j >= begin) & (j < begin + reach) & ((j - begin) % every == 0)
     else:
         k = j
         inside = there
@@ -86,16 +87,17 @@ def _at(base, i, row, column, step):
     return base + i.to(tl.int64)[:, None] * row + (column.to(tl.int64) * step)[None, :]
 
 
-@triton.jit(do_not_specialize=["x_row", "s_row", "t_row", "before_step", "rows", "length", "begin", "count", "splits"])
+@triton.jit(do_not_specialize=["x_row", "s_row", "t_row", "before_step", "rows", "length", "begin", "reach", "splits"])
 def affine_rows_kernel(
     x, x_row, x_step, log_scale, s_row, s_step, shift, t_row, t_step, y, before, before_step, log_det,
-    rows, length, begin, every, count, splits,
+    rows, length, begin, every, reach, splits,
     KIND: tl.constexpr, BOUND: tl.constexpr, OFFSET: tl.constexpr, EPS: tl.constexpr, INVERSE: tl.constexpr,
-    PASSING: tl.constexpr, BEFORE: tl.constexpr, VECTOR: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PASSING: tl.constexpr, BEFORE: tl.constexpr, VECTOR: tl.constexpr, PLACES: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """y and log_det of ROWS rows; or, of the split of a long row, the sum for the (rows, splits) of ``log_det``."""
     dtype: tl.constexpr = log_det.dtype.element_ty
-    length, begin = length * VECTOR, begin * VECTOR
+    length, begin, reach = length * VECTOR, begin * PLACES, reach * PLACES
     x_row, s_row, t_row = _wide(x_row, VECTOR), _wide(s_row, VECTOR), _wide(t_row, VECTOR)
     i = (tl.program_id(0) // splits) * ROWS + tl.arange(0, ROWS)
     split = tl.program_id(0) % splits
@@ -104,7 +106,7 @@ def affine_rows_kernel(
     total = tl.zeros([ROWS, COLUMNS], dtype)
     for first in range(split * COLUMNS, length, splits * COLUMNS):
         j = first + tl.arange(0, COLUMNS)
-        there, inside, k = _columns(j, begin, every, count, length, PASSING)
+        there, inside, k = _columns(j, begin, every, reach, length, PASSING)
         inside = here & inside[None, :]
         there = here & there[None, :]
         value = tl.load(_at(x, i, x_row, j, x_step), mask=there, other=0.0)
@@ -127,27 +129,27 @@ def affine_rows_kernel(
 @triton.jit(
     do_not_specialize=[
         "g_row", "d_step", "kept_row", "s_row", "t_row", "gs_row", "gt_row",
-        "rows", "length", "begin", "count", "blocks",
+        "rows", "length", "begin", "reach", "blocks",
     ]
 )  # fmt: skip
 def affine_rows_backward_kernel(
     grad_y, g_row, g_step, grad_log_det, d_step, kept, kept_row, kept_step, log_scale, s_row, s_step,
     shift, t_row, t_step, grad_x, grad_log_scale, gs_row, gs_step, grad_shift, gt_row, gt_step,
-    rows, length, begin, every, count, blocks,
+    rows, length, begin, every, reach, blocks,
     KIND: tl.constexpr, BOUND: tl.constexpr, OFFSET: tl.constexpr, EPS: tl.constexpr, INVERSE: tl.constexpr,
     PASSING: tl.constexpr, GRAD_Y: tl.constexpr, GRAD_LOG_DET: tl.constexpr, WANT_X: tl.constexpr,
-    WANT_S: tl.constexpr, WANT_T: tl.constexpr, VECTOR: tl.constexpr,
+    WANT_S: tl.constexpr, WANT_T: tl.constexpr, VECTOR: tl.constexpr, PLACES: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """One tile of the gradients; σ is computed again. ``kept`` is x, the output where INVERSE."""
     DTYPE: tl.constexpr = tl.float64 if kept.dtype.element_ty == tl.float64 else tl.float32
-    length, begin = length * VECTOR, begin * VECTOR
+    length, begin, reach = length * VECTOR, begin * PLACES, reach * PLACES
     g_row, kept_row = _wide(g_row, VECTOR), _wide(kept_row, VECTOR)
     s_row, t_row = _wide(s_row, VECTOR), _wide(t_row, VECTOR)
     gs_row, gt_row = _wide(gs_row, VECTOR), _wide(gt_row, VECTOR)
     i = (tl.program_id(0) // blocks) * ROWS + tl.arange(0, ROWS)
     j = (tl.program_id(0) % blocks) * COLUMNS + tl.arange(0, COLUMNS)
-    there, inside, k = _columns(j, begin, every, count, length, PASSING)
+    there, inside, k = _columns(j, begin, every, reach, length, PASSING)
     here = (i < rows)[:, None]
     there, inside = here & there[None, :], here & inside[None, :]
     s = tl.load(_at(log_scale, i, s_row, k, s_step), mask=inside, other=0.0).to(DTYPE)

@@ -41,9 +41,9 @@ def tanh(x):
     if INTERPRETED:
         twice = -2.0 * tl.abs(x)
         power = tl.exp(twice)
-        usual = (power < 1.0) & (power > 0.0)
-        minus_one = (power - 1.0) * (twice / tl.log(tl.where(usual, power, 0.5)))  # e^(−2|x|) − 1
-        minus_one = tl.where(power == 1.0, twice, tl.where(power == 0.0, -1.0, minus_one))
+        near = (power > 0.5) & (power < 1.0)
+        minus_one = (power - 1.0) * (twice / tl.log(tl.where(near, power, 0.5)))  # e^(−2|x|) − 1
+        minus_one = tl.where(near, minus_one, tl.where(power == 1.0, twice, power - 1.0))
         size = -minus_one / (2.0 + minus_one)
         value = tl.where(x < 0, -size, size)
     else:

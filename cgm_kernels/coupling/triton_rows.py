@@ -62,9 +62,21 @@ class Shape:
     def passing(self) -> bool:
         return self.count < self.length
 
-    def vector(self, matrices: Iterable[Rows | None]) -> int:
-        """What divides the row strides and the places of the transformed columns: the longest load that is sure."""
-        return vector_length(self.length, self.begin, *(matrix.row for matrix in matrices if matrix is not None))
+    @property
+    def reach(self) -> int:
+        """From ``begin`` on, the columns among which the transformed ones are."""
+        return self.count * self.every
+
+    def vectors(self, matrices: Iterable[Rows | None]) -> dict[str, int]:
+        """What divides the row strides, and the places of the transformed columns: the longest accesses that are sure.
+
+        Where transformed columns alternate with others, only what passes can move in such accesses.
+        """
+        vector = vector_length(self.length, *(matrix.row for matrix in matrices if matrix is not None))
+        if self.every > 1:
+            return {"VECTOR": vector, "PLACES": 1}
+        vector = math.gcd(vector, self.begin, self.reach)
+        return {"VECTOR": vector, "PLACES": vector}
 
 
 def vector_length(length: int, *others: int) -> int:
@@ -89,15 +101,15 @@ def forward(
     tile = _tile(shape, y)
     row_blocks = -(-shape.rows // tile["ROWS"])
     splits = max(1, min(shape.length // (_SPLIT_TILES * tile["COLUMNS"]), _PROGRAMS // row_blocks))
-    vector = shape.vector(inputs)
+    vectors = shape.vectors(inputs)
     total = log_det if splits == 1 else log_det.new_empty(shape.rows, splits)
     added = before if splits == 1 else None
     with torch.cuda.device_of(y):
         kernels.affine_rows_kernel[(row_blocks * splits,)](
-            *_arguments(inputs, vector), y,
+            *_arguments(inputs, vectors), y,
             y if added is None else added, 0 if added is None else added.stride(0), total,
-            *_sizes(shape, vector), splits, **_constants(shape, options, inverse), BEFORE=added is not None,
-            VECTOR=vector, **tile,
+            *_sizes(shape, vectors), splits, **_constants(shape, options, inverse), BEFORE=added is not None,
+            **vectors, **tile,
         )  # fmt: skip
     if splits > 1:
         torch.sum(total, -1, out=log_det.view(-1))
@@ -123,19 +135,19 @@ def backward(
 
     shift = inputs[3] if options[0] == INDEX["gate"] else None
     kept = cast(Rows, inputs[1])
-    tile, vector = _tile(shape, kept.tensor), shape.vector((*inputs[:3], shift, *outputs[1:]))
+    tile, vectors = _tile(shape, kept.tensor), shape.vectors((*inputs[:3], shift, *outputs[1:]))
     blocks = -(-shape.length // tile["COLUMNS"])
     nothing = Rows(kept.tensor, 0, 1)
     grad_y, *others = (matrix or nothing for matrix in (*inputs[:3], shift))
     grad_x, *halves = (matrix or nothing for matrix in outputs)
     with torch.cuda.device_of(kept.tensor):
         kernels.affine_rows_backward_kernel[(-(-shape.rows // tile["ROWS"]) * blocks,)](
-            *_arguments([grad_y], vector), *_strided(grad_log_det, kept.tensor), *_arguments(others, vector),
-            grad_x.tensor, *_arguments(halves, vector), *_sizes(shape, vector), blocks,
+            *_arguments([grad_y], vectors), *_strided(grad_log_det, kept.tensor), *_arguments(others, vectors),
+            grad_x.tensor, *_arguments(halves, vectors), *_sizes(shape, vectors), blocks,
             **_constants(shape, options, inverse),
             GRAD_Y=inputs[0] is not None, GRAD_LOG_DET=grad_log_det is not None, WANT_X=outputs[0] is not None,
             WANT_S=outputs[1] is not None, WANT_T=outputs[2] is not None,
-            VECTOR=vector, **tile,
+            **vectors, **tile,
         )  # fmt: skip
 
 
@@ -160,8 +172,8 @@ def _tile(shape: Shape, tensor: Tensor) -> dict[str, int]:
     return {"ROWS": elements // columns, "COLUMNS": columns}
 
 
-def _arguments(matrices: Iterable[Rows], vector: int) -> list[Any]:
-    return [part for matrix in matrices for part in (matrix.tensor, matrix.row // vector, matrix.step)]
+def _arguments(matrices: Iterable[Rows], vectors: dict[str, int]) -> list[Any]:
+    return [part for matrix in matrices for part in (matrix.tensor, matrix.row // vectors["VECTOR"], matrix.step)]
 
 
 def _strided(vector: Tensor | None, otherwise: Tensor) -> tuple[Tensor, int]:
@@ -172,8 +184,9 @@ def _strided(vector: Tensor | None, otherwise: Tensor) -> tuple[Tensor, int]:
     return vector, vector.stride(0)
 
 
-def _sizes(shape: Shape, vector: int) -> tuple[int, ...]:
-    return shape.rows, shape.length // vector, shape.begin // vector, shape.every, shape.count
+def _sizes(shape: Shape, vectors: dict[str, int]) -> tuple[int, ...]:
+    vector, places = vectors.values()
+    return shape.rows, shape.length // vector, shape.begin // places, shape.every, shape.reach // places
 
 
 def _constants(shape: Shape, options: _Options, inverse: bool) -> dict[str, Any]:

@@ -36,7 +36,13 @@ def compile_variant(capability, name, dtype, num_warps=4, **flags):
     for argument in kernel.arg_names:
         default = f"*{dtype}" if argument in POINTERS else "i32"
         signature[argument] = "constexpr" if argument in constants else TYPES.get(argument, default)
-    source = ASTSource(kernel, signature, constexprs=constants)
+    return compile_kernel(capability, kernel, signature, constants, num_warps)
+
+
+def compile_kernel(capability, kernel, signature, constants, num_warps=4, aligned=()):
+    """The binary for a GPU; the pointers ``aligned`` are known to be addresses of 16 bytes, as a launch finds out."""
+    attributes = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=attributes)
     target = GPUTarget("cuda", capability, 32)
     return triton.compile(source, target=target, options={"num_warps": num_warps})
 
