@@ -191,6 +191,27 @@ def test_the_model_goes_back_to_the_last_good_checkpoint(tmp_path):
     assert torch.equal(saved.location, model.location) and int(model.calls) == 10
 
 
+def test_float16_that_never_recovers_stops_the_training(monkeypatch, tmp_path):
+    from cgm_models.training import trainer
+
+    class Scaler:
+        scale = 1.0
+
+        def get_scale(self):
+            self.scale /= 16
+            return self.scale
+
+    def with_scaler(*arguments):
+        fabric = make_fabric(*arguments)
+        fabric.strategy.precision.scaler = Scaler()
+        return fabric
+
+    make_fabric = trainer.make_fabric
+    monkeypatch.setattr(trainer, "make_fabric", with_scaler)
+    with pytest.raises(NonFiniteError, match=r"stopped at step 30 .*not finite at any scale of the loss"):
+        Trainer(**QUIET, max_steps=40, log_every=10).fit(ToyGaussian((2,)), _data())
+
+
 class Initialized(ToyGaussian):
     """As the flows with actnorm: the first batch sets its location."""
 

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -15,6 +14,7 @@ from cgm_models.cli.main import main
 from cgm_models.cli.options import argument_texts
 from cgm_models.flows import RealNVP
 from cgm_models.training import RunDirectory, Trainer
+from tests.support.training import forkserver
 
 SMALL = ["--n_layers", "2", "--hidden-features=[8]", "--data_n", "300", "--quiet", "--trainer.tensorboard=false"]
 
@@ -75,25 +75,27 @@ def test_resume_goes_on_with_the_options_of_the_run(tmp_path):
     assert _weights(tmp_path / "fresh") == _weights(tmp_path / "whole")
 
 
+def _fit_and_be_killed(out):
+    """Dies at the renaming that would switch to the second checkpoint."""
+    switched = []
+
+    def hook(event, arguments):
+        if event == "os.rename" and "checkpoints" in str(arguments[0]):
+            switched.append(arguments)
+            if len(switched) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+    fit(out, "--trainer.checkpoint_every=7")
+
+
 def test_a_killed_fit_is_resumed(tmp_path):
-    """The process kills itself while it writes its second checkpoint."""
     assert fit(tmp_path / "whole") == 0
-    program = f"""
-import os, signal, sys
-renames = 0
-def hook(event, arguments):
-    global renames
-    if event == "os.rename" and "checkpoints" in str(arguments[0]):
-        renames += 1
-        if renames == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-sys.addaudithook(hook)
-from tests.models.test_trainer_cli import fit
-fit({str(tmp_path / "killed")!r}, "--trainer.checkpoint_every=7")
-"""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == -signal.SIGKILL
-    assert (tmp_path / "killed/checkpoints/step-00000007").is_dir()
+    process = forkserver().Process(target=_fit_and_be_killed, args=(tmp_path / "killed",))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert [p.name for p in (tmp_path / "killed/checkpoints").glob("step-*")] == ["step-00000007"]
     assert main(["fit", "--resume", "--out", str(tmp_path / "killed"), "--quiet"]) == 0
     assert _weights(tmp_path / "killed") == _weights(tmp_path / "whole")
     assert [record["step"] for record in RunDirectory(tmp_path / "killed").read_log()] == [10, 20, 30]

@@ -143,6 +143,32 @@ def test_an_interruption_of_one_process_stops_all_at_the_same_step(tmp_path):
     assert in_processes(_interrupted, tmp_path / "run") == [{"step": 8, "ending": "interrupted"}] * 2
 
 
+def _fit_from_the_command_line(*arguments):
+    from cgm_models.cli.main import main
+
+    return main(["fit", "RealNVP", "--data=moons", "--data_n=200", "--n_layers=2", "--hidden_features=[4]", *arguments])
+
+
+def test_the_command_line_under_torchrun(tmp_path):
+    trainer = [
+        "--trainer.max_steps=8",
+        "--trainer.log_every=2",
+        "--trainer.accelerator=cpu",
+        "--trainer.sample_every=4",
+    ]
+    one, two = (f"--out={tmp_path / name}" for name in ("one", "two"))
+    assert in_processes(_fit_from_the_command_line, two, *trainer) == [0, 0]
+    assert in_processes(_fit_from_the_command_line, two, *trainer[1:], "--trainer.max_steps=12", "--resume") == [0, 0]
+    assert _fit_from_the_command_line(one, *trainer[1:], "--trainer.max_steps=12", "--quiet") == 0
+    runs = [RunDirectory.open(tmp_path / name) for name in ("one", "two")]
+    for first, second in zip(*(run.read_log() for run in runs), strict=True):
+        assert first["step"] == second["step"]
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-4)
+    assert sorted(p.name for p in runs[0].samples_path.iterdir()) == sorted(
+        p.name for p in runs[1].samples_path.iterdir()
+    )
+
+
 def test_processes_spawned_by_fabric(tmp_path):
     alone = _trained("single", FULL)
     several = _trained("auto", {**FULL, "devices": 2}, tmp_path / "run")

@@ -99,7 +99,7 @@ def test_ema_is_the_recursion():
         ]
     last = [p.detach().clone() for p in parameters]
     with average.in_place():
-        assert [float(p.flatten()[0]) for p in parameters] == pytest.approx(expected, rel=1e-12)
+        assert [float(p.detach().flatten()[0]) for p in parameters] == pytest.approx(expected, rel=1e-12)
     assert all(torch.equal(a, b) for a, b in zip(parameters, last, strict=True))
 
 

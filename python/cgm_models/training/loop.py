@@ -110,14 +110,14 @@ class Loop:
             self._draw()
         ending = self._ending(request)
         if ending or step % options.checkpoint_every == 0:
-            session.monitor.check()
+            session.check()
             session.save()
         return ending
 
     def _measured(self) -> dict[str, float]:
         """The means since the last log, and the rate."""
         session, (step, at), now = self.session, self._last_log, time.perf_counter()
-        session.monitor.check()
+        session.check()
         means = session.monitor.means()
         session.monitor.restart()
         rate = (session.step - step) / (now - at)

@@ -19,7 +19,7 @@ from .batches import Batch, Batches, TrainingData
 from .checkpoint import CheckpointFolder
 from .devices import spawns
 from .ema import WeightAverage
-from .monitor import DeferredMonitor, ImmediateMonitor, Monitor
+from .monitor import DeferredMonitor, ImmediateMonitor, Monitor, NonFinite
 from .optimizers import make_optimizer
 from .reporter import Reporter
 from .run import RunDirectory
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
     from .trainer import Trainer
+
+
+_SMALLEST_LOSS_SCALE = 2.0**-10
 
 
 class Loss(nn.Module):
@@ -70,8 +73,9 @@ class Session:
         self.fingerprint = data.fingerprint()
         self.batches = Batches(data, options.batch_size, options.seed, device, rank, world)
         self.stopping = EarlyStopping(options.patience, options.min_delta)
-        has_validation = data.validation_x is not None
-        self.held_out = HeldOutLoss(data, options.seed, device, rank, world) if has_validation else None
+        self.held_out: HeldOutLoss | None = None
+        if data.validation_x is not None:
+            self.held_out = HeldOutLoss(data, options.batch_size, options.seed, device, rank, world)
         self.first = rank == 0
         self.spawned = spawns(fabric)
         self.reads_every_step = device.type == "cpu" and world == 1
@@ -119,6 +123,14 @@ class Session:
         if limit is not None and norm > limit:
             clip_grads_with_norm_(self.parameters, limit, norm)
         return norm
+
+    def check(self) -> None:
+        """Raise ``NonFinite`` if something was not finite since the last look."""
+        self.monitor.check()
+        scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if scaler is not None and scaler.get_scale() < _SMALLEST_LOSS_SCALE:
+            # Float16 skips steps whose gradient overflows and scales the loss down: here that went on and on.
+            raise NonFinite(self.step - 1, "the gradient is not finite at any scale of the loss")
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:

@@ -12,8 +12,6 @@ from ..model import GenerativeModel
 from .batches import TrainingData
 from .seeds import derived_seed
 
-MAX_BATCH = 4096
-
 
 class EarlyStopping:
     """The lowest held-out loss so far, and how many validations in a row did not lower it by ``min_delta``."""
@@ -57,7 +55,9 @@ class EarlyStopping:
 class HeldOutLoss:
     """The mean loss over the held-out points, on the same noise every time; each process takes its share of them."""
 
-    def __init__(self, data: TrainingData, seed: int, device: torch.device, rank: int, world: int) -> None:
+    def __init__(
+        self, data: TrainingData, batch_size: int, seed: int, device: torch.device, rank: int, world: int
+    ) -> None:
         if data.validation_x is None:
             raise ValueError("the held-out loss needs validation_x")
         rows = slice(rank, None, world)
@@ -65,6 +65,7 @@ class HeldOutLoss:
         self._context = None if data.validation_context is None else data.validation_context.detach()[rows]
         self._seed = derived_seed(seed, "validation", rank)
         self._device = device
+        self._batch_size = batch_size
 
     @torch.no_grad()
     def __call__(self, model: GenerativeModel) -> Tensor:
@@ -72,8 +73,8 @@ class HeldOutLoss:
         total = torch.zeros((), dtype=torch.float64, device=self._device)
         with torch.random.fork_rng(rng_devices(self._device)):
             torch.manual_seed(self._seed)
-            for begin in range(0, len(self._x), MAX_BATCH):
-                part = slice(begin, begin + MAX_BATCH)
+            for begin in range(0, len(self._x), self._batch_size):
+                part = slice(begin, begin + self._batch_size)
                 x = self._x[part].to(self._device)
                 context = None if self._context is None else self._context[part].to(self._device)
                 total += len(x) * _loss_or_nan(model, x, context)
