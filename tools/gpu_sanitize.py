@@ -13,6 +13,7 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "python")]
@@ -88,7 +89,53 @@ def weighted_rows(x: torch.Tensor, y: torch.Tensor, a: torch.Tensor, b: torch.Te
     with_gradient(lambda *t: ck.wasserstein_1d(t[0], t[1], x_weights=t[2], y_weights=t[3], p=p), x, y, a, b)
 
 
-OPERATIONS = {"sliced_ot": sliced_ot}
+# Lanes of a warp, a warp, a block and several blocks a row; rows that packets fit and rows that they do not.
+EVENTS = [(1, 1), (300, 1), (70, 5), (40, 16), (9, 63), (5, 256), (3, 700), (3, 2048), (2, 9001), (1, 140_000)]
+SCALES = ("exp", "tanh", "softclip", "sigmoid", "softplus", "gate")
+
+
+def both(outputs: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([part.double().flatten() for part in outputs])
+
+
+def coupling(device: str) -> Iterator[Case]:
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    scales = itertools.cycle(itertools.product(SCALES, (False, True)))
+    for dtype, (rows, cols) in itertools.product(dtypes, EVENTS):
+        for (scale, inverse), _ in zip(scales, range(3), strict=False):
+            yield from one_event(device, dtype, rows, cols, scale, inverse)
+    for dtype, shape in itertools.product(dtypes, [(1, 1), (300, 6), (20, 1100), (7, 3, 5, 5), (5, 4, 32, 32)]):
+        for channel in {1, len(shape) - 1}:
+            parameters = (shape[channel], *[1] * (len(shape) - 1 - channel))
+            tensors = [cloud(size, dtype, device, seed) for seed, size in enumerate((shape, parameters, parameters))]
+            name = f"actnorm {dtype} {shape} of dimension {channel}"
+            for map_ in (ck.affine_coupling, ck.affine_coupling_inverse):
+                yield f"{name}, {map_.__name__}", lambda f=map_, t=tensors: with_gradient(lambda *u: both(f(*u)), *t)
+
+
+def one_event(device: str, dtype: torch.dtype, rows: int, cols: int, scale: str, inverse: bool) -> Iterator[Case]:
+    name = f"{str(dtype).removeprefix('torch.')} {rows} x {cols} {scale}{' inverse' * inverse}"
+    map_ = ck.affine_coupling_inverse if inverse else ck.affine_coupling
+
+    def event(split: int | slice, size: int, layout: str, eps: float = 0.0) -> None:
+        x, log_det = cloud((rows, size), dtype, device, 1), cloud((rows,), dtype, device, 2)
+        parameters = cloud((rows, 2 * cols), dtype, device, 3)
+        options: dict[str, Any] = {"inverse": inverse, "scale": scale, "layout": layout, "eps": eps}
+        with_gradient(
+            lambda x, p, total: both(ck.affine_coupling_event(x, p, split, total, **options)), x, parameters, log_det
+        )
+
+    def halves() -> None:
+        x = cloud((rows, 2 * cols), dtype, device, 1)
+        with_gradient(lambda x: both(map_(x[:, cols:], x[:, :cols], x[:, ::2], scale=scale)), x)
+
+    yield f"coupling of halves {name}", halves
+    yield f"event, second part {name}", lambda: event(cols + 3, 2 * cols + 3, "scale_shift")
+    yield f"event, first part {name}", lambda: event(slice(0, cols), 2 * cols, "shift_scale", 0.1)
+    yield f"event, every other {name}", lambda: event(slice(0, None, 2), 2 * cols, "interleaved_scale_shift")
+
+
+OPERATIONS = {"sliced_ot": sliced_ot, "coupling": coupling}
 
 
 def main() -> int:
