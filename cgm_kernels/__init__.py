@@ -5,6 +5,7 @@ from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
+from .integrations import accelerate
 from .sliced_ot.op import (
     random_projections,
     sliced_displacement,
@@ -17,6 +18,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "InvertibleSequence",
+    "accelerate",
     "affine_coupling",
     "affine_coupling_event",
     "affine_coupling_inverse",

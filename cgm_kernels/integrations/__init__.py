@@ -1,8 +1,9 @@
 """Other people's libraries on our kernels: same calls, same numbers, reversible.
 
-``patch("pot")`` routes functions of an installed library to ours wherever the result is the same, and leaves every
-other call to the library; ``report()`` says how many went where, and why. A library is one module of this package that
-holds a ``LIBRARY``, and one line in ``_MODULES``.
+``patch("pot")`` routes functions and methods of an installed library to ours wherever the result is the same, and
+leaves every other call to the library; ``accelerate(model)`` does so for one model of normflows, nflows or zuko alone.
+``report()`` says how many calls went where, and why. A library is one module of this package that holds a ``LIBRARY``,
+and one line in ``_MODULES``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 
+from torch import nn
+
+from ._accelerate import Accelerated, Swap, swap
 from ._library import Library, Patch, applied
 from ._report import Calls, Report, take
 
-__all__ = ["Calls", "Patch", "Report", "patch", "report", "status", "unpatch"]
+__all__ = ["Accelerated", "Calls", "Patch", "Report", "Swap", "accelerate", "patch", "report", "status", "unpatch"]
 
-_MODULES = {"pot": ".pot"}
+_MODULES = {"pot": ".pot", "normflows": ".normflows", "nflows": ".nflows", "zuko": ".zuko"}
+_FLOWS = ("normflows", "nflows", "zuko")
 _ALIASES = {"ot": "pot"}
 
 
@@ -40,7 +45,7 @@ def _name(library: str) -> str:
 
 
 def patch(library: str) -> Patch:
-    """Route ``library`` ("pot", also by its import name "ot") to our kernels, at once and in every thread.
+    """Route ``library`` ("pot", also "ot"; "normflows", "nflows", "zuko") to our kernels, at once and in every thread.
 
     The result is a context manager: ``with patch("pot"): ...`` takes the patch back at the end of the block. Patches
     count: the first one replaces the functions, in every loaded module of the library that refers to them; the library
@@ -57,6 +62,23 @@ def patch(library: str) -> Patch:
 def unpatch(library: str) -> None:
     """Take back one :func:`patch` of ``library``; ``RuntimeError`` where there is none."""
     Patch.undo(_library(library))
+
+
+def accelerate(module: nn.Module) -> Accelerated:
+    """Run the layers of one model of normflows, nflows or zuko on our kernels, found by walking its modules.
+
+    Parameters, state dict, hooks and numbers (to rounding) stay; what is not recognised stays as it is, and so do the
+    libraries themselves. The result lists the layers that were swapped and takes them back by ``undo()`` or at the end
+    of a ``with`` block; it is empty where there are none. A pickled model is one of the plain library again, a deep
+    copy stays accelerated.
+
+    Raises:
+        TypeError: ``module`` is no ``nn.Module``. RuntimeError: the version of its library is not a known one.
+    """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"module must be a torch.nn.Module: got {type(module).__name__}")
+    packages = {type(child).__module__.partition(".")[0] for child in module.modules()}
+    return swap(module, [_library(name) for name in _FLOWS if name in packages])
 
 
 def report(*, reset: bool = False) -> Report:

@@ -8,7 +8,7 @@ import inspect
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -27,19 +27,24 @@ class PassOn(Exception):
 
 @dataclass(frozen=True)
 class Library:
-    """A library and the functions of it that we answer.
+    """A library and the functions and methods of it that we answer.
 
     Attributes:
         name: as users and package indexes call it.  package: the name it is imported by.
         routes: for each dotted path of a function, ``route(original, **arguments)``: the result, or it raises
             :class:`PassOn`. It takes every argument of the original by name.
         check: raises RuntimeError for a version whose behaviour the routes are not known to keep.
+        methods: the same for methods, whose paths are ``"module:Class.method"``.
+        instances: for each such path of a module's method, what replaces it in one accelerated module where that is
+            not the route itself: a module that builds what has the routed methods.
     """
 
     name: str
     package: str
     routes: Mapping[str, Callable[..., Any]]
     check: Callable[[ModuleType], None]
+    methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    instances: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 _lock = threading.RLock()
@@ -88,6 +93,8 @@ class Patch:
             _counts[library.name] -= 1
             if _counts[library.name] == 0:
                 _replace(library.package, [(ours, original) for original, ours in _replaced.pop(library.name)])
+                for method in methods(library):
+                    method.take_back()
 
 
 def _apply(library: Library) -> None:
@@ -101,7 +108,63 @@ def _apply(library: Library) -> None:
             pairs.append((original, _wrap(f"{library.package}.{name}", original, route)))
         _replace(library.package, pairs)
         _replaced[library.name] = pairs
+        for method in methods(library):
+            method.put()
     _counts[library.name] = _counts.get(library.name, 0) + 1
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a class and what stands for it under a patch."""
+
+    owner: type
+    name: str
+    original: Callable[..., Any]
+    wrapper: Callable[..., Any]
+    inherited: bool
+
+    def put(self) -> None:
+        setattr(self.owner, self.name, self.wrapper)
+
+    def take_back(self) -> None:
+        if self.inherited:
+            delattr(self.owner, self.name)
+        else:
+            setattr(self.owner, self.name, self.original)
+
+
+def methods(library: Library) -> list[Method]:
+    """The routed methods; found once, before the library is first patched."""
+    with _lock:
+        if library.name not in _methods:
+            _methods[library.name] = [_method(library, path, route) for path, route in library.methods.items()]
+        return _methods[library.name]
+
+
+_methods: dict[str, list[Method]] = {}
+
+
+def owner_of(path: str) -> tuple[type, str]:
+    """The class of ``"module:Class.method"``, and the method's name."""
+    module, _, qualified = path.partition(":")
+    class_name, _, name = qualified.partition(".")
+    return getattr(importlib.import_module(module), class_name), name
+
+
+def _method(library: Library, path: str, route: Callable[..., Any]) -> Method:
+    owner, name = owner_of(path)
+    overridden = frozenset(n for n in dir(owner) if not n.startswith("__") and callable(getattr(owner, n)))
+
+    def checked(original: Callable[..., Any], self: Any, *args: Any, **arguments: Any) -> Any:
+        if getattr(type(self), "_accelerates", type(self)) is not owner:
+            raise PassOn("a subclass")
+        if not overridden.isdisjoint(vars(self)):
+            raise PassOn("a method replaced in one object")
+        return route(original, self, *args, **arguments)
+
+    original = getattr(owner, name)
+    wrapper = _wrap(f"{library.package}.{owner.__name__}.{name}", original, checked)
+    return Method(owner, name, original, wrapper, name not in vars(owner))
 
 
 def _replace(package: str, pairs: Sequence[tuple[Callable[..., Any], Callable[..., Any]]]) -> None:

@@ -1,0 +1,156 @@
+"""What the flow libraries share: which calls our kernels may take, couplings of any split, tests of masked networks."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
+from torch.nn.modules import module as torch_module
+
+from ..coupling.layout import INDEX, Layout
+from ..coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
+from ._arrays import tensors
+from ._library import PassOn
+
+_Value = TypeVar("_Value")
+
+ACTIVATIONS: dict[Any, str] = {
+    **{F.relu: "relu", torch.relu: "relu", F.tanh: "tanh", torch.tanh: "tanh", F.silu: "silu", F.gelu: "gelu"},
+    **{F.sigmoid: "sigmoid", torch.sigmoid: "sigmoid", F.elu: "elu", F.softplus: "softplus"},
+}
+
+
+def plain(*given: Any) -> None:
+    """Raise :class:`PassOn` unless all are dense float tensors of one dtype and device, outside of transforms."""
+    if not all(isinstance(one, Tensor) for one in given):
+        raise PassOn("arguments that are not tensors")
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise PassOn("torch.func")
+    if forward_ad._current_level >= 0:
+        raise PassOn("forward-mode derivatives")
+    tensors(*given)
+    if any(one.dtype is not given[0].dtype for one in given):
+        raise PassOn("tensors of two dtypes")
+
+
+def parameters_of(network: nn.Module, x: Tensor, given: Tensor, *context: Any) -> Tensor:
+    """``network(given, *context)``, a tensor that goes with x."""
+    parameters = network(given, *context)
+    plain(x, parameters)
+    return parameters
+
+
+def couple(
+    x: Tensor, parameters: Tensor, moved: slice | Tensor, layout: str, *, inverse: bool, **scale: Any
+) -> tuple[Tensor, Tensor]:
+    """A coupling that transforms the channels ``moved`` of x (B, C, …), a slice or an index, by ``parameters``."""
+    count = len(range(*moved.indices(x.shape[1]))) if isinstance(moved, slice) else len(moved)
+    if parameters.shape != (x.shape[0], 2 * count, *x.shape[2:]):
+        raise PassOn("parameters of another shape")
+    if isinstance(moved, slice) and (x.dim() == 2 or (moved.step in (None, 1) and not layout.startswith("inter"))):
+        return affine_coupling_event(x, parameters, moved, layout=layout, inverse=inverse, **scale)
+    log_scale, shift = Layout(0, count, 1, INDEX[layout]).split_parameters(parameters)
+    map = affine_coupling_inverse if inverse else affine_coupling
+    if isinstance(moved, slice):
+        part, log_det = map(x[:, moved], log_scale, shift, **scale)
+        return torch.slice_scatter(x, part, 1, moved.start, moved.stop, moved.step or 1), log_det
+    part, log_det = map(x.index_select(1, moved), log_scale, shift, **scale)
+    return x.index_copy(1, moved, part), log_det
+
+
+def as_slice(index: Tensor) -> slice | Tensor:
+    """The slice that selects what ``index`` does, or the index itself where there is none."""
+    places = index.tolist()
+    if not places:
+        return slice(0, 0)
+    step = places[1] - places[0] if len(places) > 1 else 1
+    if step < 1 or places != list(range(places[0], places[-1] + 1, step)):
+        return index
+    return slice(places[0], places[-1] + 1, step)
+
+
+def take(x: Tensor, channels: slice | Tensor) -> Tensor:
+    """A contiguous copy of some channels, which a network may change in place."""
+    if isinstance(channels, slice):
+        return x[:, channels].clone(memory_format=torch.contiguous_format)
+    return x.index_select(1, channels)
+
+
+_remembered: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+
+
+def remembered(owner: Any, sources: Sequence[Tensor], make: Callable[..., _Value]) -> _Value:
+    """``make(*sources)``, kept with ``owner`` until one of these buffers is another or has changed."""
+    versions = [-1 if source.is_inference() else source._version for source in sources]
+    kept = _remembered.get(owner)
+    if kept is not None:
+        references, kept_versions, value = kept
+        if kept_versions == versions and all(r() is s for r, s in zip(references, sources, strict=True)):
+            return value
+    value = make(*sources)
+    _remembered[owner] = ([weakref.ref(source) for source in sources], versions, value)
+    return value
+
+
+def refuse_hooks(modules: Iterable[nn.Module]) -> None:
+    """Raise :class:`PassOn` where calling one of ``modules`` would do more than the methods of its class."""
+    if torch_module._has_any_global_hook():
+        raise PassOn("hooks")
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            raise PassOn("hooks")
+        if not {"forward", "inverse"}.isdisjoint(vars(module)):
+            raise PassOn("a method replaced in one object")
+
+
+def activation_name(activation: Any) -> str:
+    """What masked_mlp_inverse calls this function or module."""
+    if not isinstance(activation, nn.Module):
+        name = ACTIVATIONS.get(activation) if callable(activation) else None
+    else:
+        name = _module_activation(activation)
+    if name is None:
+        raise PassOn("an activation that the kernel does not have")
+    return name
+
+
+def _module_activation(module: nn.Module) -> str | None:
+    kind = type(module)
+    if kind is nn.GELU and module.approximate == "none":
+        return "gelu"
+    if kind is nn.ELU and module.alpha == 1.0:
+        return "elu"
+    if kind is nn.Softplus and module.beta == 1.0 and module.threshold == 20.0:
+        return "softplus"
+    return {nn.ReLU: "relu", nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.SiLU: "silu"}.get(kind)
+
+
+def autoregressive(map: Callable[..., tuple[Tensor, Tensor]], *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+    """The masked inverse; masks that are autoregressive in no order are the library's."""
+    try:
+        return map(*args, **options)
+    except ValueError as error:
+        if "autoregressive" in str(error):
+            raise PassOn("masks that are not autoregressive") from None
+        raise
+
+
+def version_check(package: str, oldest: tuple[int, ...], beyond: tuple[int, ...]) -> Callable[[ModuleType], None]:
+    """Raises RuntimeError unless oldest <= the version installed < beyond."""
+
+    def check(module: ModuleType) -> None:
+        version = str(getattr(module, "__version__", None) or importlib.metadata.version(package))
+        numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+        if not oldest <= numbers < beyond:
+            span = f"{'.'.join(map(str, oldest))} to before {'.'.join(map(str, beyond))}"
+            raise RuntimeError(f"the patch of {package} is known to keep its behaviour for {span}: found {version}")
+
+    return check

@@ -1,0 +1,198 @@
+"""normflows: its affine couplings, constant and activation-normalising layers, and MAF on our kernels.
+
+What stays with normflows, each for a reason named in the report: subclasses and objects with methods of their own (the
+layers are recognised by their exact class), couplings without a scale, masks that are not 0 and 1, inputs that are not
+plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse where the network has batch
+normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
+initialises itself. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under
+which they are available.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from normflows.flows import reshape
+from normflows.flows.affine import coupling as coupling_source
+from normflows.nets import made as made_source
+from torch import Tensor, nn
+
+from ..coupling.masked import masked_mlp_inverse
+from ..coupling.op import affine_coupling, affine_coupling_inverse
+from ._flows import autoregressive, couple, parameters_of, plain, refuse_hooks, remembered, version_check
+from ._library import Library, PassOn
+from ._made import fold_first, layers
+
+_MAPS: dict[str, dict[str, Any]] = {
+    "exp": {"scale": "exp"},
+    "sigmoid_inv": {"scale": "sigmoid", "offset": 2.0},
+    "sigmoid": {"scale": "sigmoid", "offset": 2.0},
+}
+
+
+def _coupling(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
+    """y = x·σ + t of the second half; channel 2i of the network is a shift, channel 2i + 1 a scale."""
+    first, second = z
+    scale = _scale(self)
+    plain(first, second)
+    if second.dim() < 2:
+        raise PassOn("shape")
+    parameters = parameters_of(self.param_map, second, first)
+    moved, log_det = _moved(second, parameters, self.scale_map, scale, inverse)
+    return [first, moved], log_det
+
+
+def _scale(coupling: Any) -> dict[str, Any]:
+    if not coupling.scale:
+        raise PassOn("a coupling without a scale")
+    if coupling.scale_map not in _MAPS:
+        raise PassOn("an unknown scale_map")
+    return _MAPS[coupling.scale_map]
+
+
+def _moved(x: Tensor, parameters: Tensor, kind: str, scale: dict[str, Any], inverse: bool) -> tuple[Tensor, Tensor]:
+    shift, log_scale = parameters[:, 0::2], parameters[:, 1::2]
+    if shift.shape != x.shape or log_scale.shape != x.shape:
+        raise PassOn("parameters of another shape")
+    if kind != "sigmoid":
+        return (affine_coupling_inverse if inverse else affine_coupling)(x, log_scale, shift, **scale)
+    none = x.new_zeros(())
+    if inverse:  # normflows divides by the sigmoid in its forward map: y = x / σ + t
+        return affine_coupling(x - shift, log_scale, none, **scale)
+    y, log_det = affine_coupling_inverse(x, log_scale, none, **scale)
+    return y + shift, log_det
+
+
+def _block(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
+    """Split, couple and merge at once."""
+    plain(z)
+    coupling, by_channel = _parts(self)
+    if z.dim() < 2 or z.shape[1] < 2:
+        raise PassOn("shape")
+    scale, size = _scale(coupling), (z.shape[1] + 1) // 2
+    halves = slice(0, size), slice(size, z.shape[1])
+    passed, moved = halves if by_channel else halves[::-1]
+    parameters = parameters_of(coupling.param_map, z, z[:, passed])
+    if coupling.scale_map != "sigmoid":
+        return couple(z, parameters, moved, "interleaved_shift_scale", inverse=inverse, **scale)
+    part, log_det = _moved(z[:, moved], parameters, coupling.scale_map, scale, inverse)
+    return torch.slice_scatter(z, part, 1, moved.start, moved.stop), log_det
+
+
+def _parts(block: Any) -> tuple[Any, bool]:
+    """The coupling of the block, and whether the first half of the channels passes."""
+    if len(block.flows) != 3:
+        raise PassOn("flows of another kind")
+    split, coupling, merge = flows = list(block.flows)
+    kind = getattr(type(coupling), "_accelerates", type(coupling))
+    if (type(split), kind, type(merge)) != (reshape.Split, coupling_source.AffineCoupling, reshape.Merge):
+        raise PassOn("flows of another kind")
+    if split.mode not in ("channel", "channel_inv") or split.mode != merge.mode:
+        raise PassOn("a split that is not by channels")
+    refuse_hooks(flows)
+    return coupling, split.mode == "channel"
+
+
+def _masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
+    """y = b·x + (1 − b)(x·e^s + t); networks that are not finite make it NaN, as in normflows."""
+    plain(z, self.b)
+    if z.dim() < 2 or z.shape[1:] != self.b.shape[1:]:
+        raise PassOn("shape")
+    if not remembered(self, (self.b,), lambda b: bool(((b == 0) | (b == 1)).all())):
+        raise PassOn("a mask that is not 0 and 1")
+    masked, free = self.b * z, 1 - self.b
+    log_scale, shift = (_finite(network(masked)) for network in (self.s, self.t))
+    plain(z, log_scale, shift)
+    if log_scale.shape != z.shape or shift.shape != z.shape:
+        raise PassOn("parameters of another shape")
+    return (affine_coupling_inverse if inverse else affine_coupling)(z, free * log_scale, free * shift)
+
+
+def _finite(value: Tensor) -> Tensor:
+    return value.nan_to_num(math.nan, math.nan, math.nan)
+
+
+def _constant(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
+    """y = x·e^s + t with s and t of one event; the log-determinant is one number for the whole batch."""
+    plain(z, self.s, self.t)
+    if z.dim() != self.s.dim() or z.dim() < 2 or torch.broadcast_shapes(z.shape, self.s.shape) != z.shape:
+        raise PassOn("shape")
+    y, _ = (affine_coupling_inverse if inverse else affine_coupling)(z, self.s, self.t)
+    count = math.prod(z.shape[dim] for dim in self.batch_dims[1:])
+    return y, (-count if inverse else count) * torch.sum(self.s)
+
+
+def _actnorm(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
+    if not self.data_dep_init_done > 0.0:
+        raise PassOn("the first batch")
+    return _constant(original, self, z, inverse=inverse)
+
+
+def _class_conditional(original: Any, self: Any, z: Any, y: Any, *, inverse: bool) -> Any:
+    """y = x·e^s + t with s and t of the class of each event."""
+    plain(z, y, self.s, self.s_cc)
+    if z.dim() != self.s.dim() or y.dim() != 2 or len(y) != len(z):
+        raise PassOn("shape")
+    log_scale = self.s + (y @ self.s_cc).view(-1, *self.shape)
+    shift = self.t + (y @ self.t_cc).view(-1, *self.shape)
+    if torch.broadcast_shapes(z.shape, log_scale.shape) != z.shape:
+        raise PassOn("shape")
+    return (affine_coupling_inverse if inverse else affine_coupling)(z, log_scale, shift)
+
+
+_MASKED_SCALE: dict[str, Any] = {"scale": "sigmoid", "offset": 2.0, "eps": 1e-3}
+
+
+def _masked_forward(original: Any, self: Any, inputs: Any, context: Any) -> Any:
+    """y = x·(sigmoid(s + 2) + 1e-3) + t; each dimension's scale and shift come in pairs."""
+    plain(inputs)
+    if inputs.dim() != 2 or inputs.shape[1] != self.features:
+        raise PassOn("shape")
+    parameters = parameters_of(self.autoregressive_net, inputs, inputs, context)
+    every = slice(0, self.features)
+    return couple(inputs, parameters, every, "interleaved_scale_shift", inverse=False, **_MASKED_SCALE)
+
+
+def _masked_inverse(original: Any, self: Any, inputs: Any, context: Any) -> Any:
+    plain(inputs)
+    if inputs.dim() != 2 or inputs.shape[1] != self.features:
+        raise PassOn("shape")
+    if context is not None:
+        raise PassOn("a context, which gates the blocks")
+    made = self.autoregressive_net
+    if type(made) is not made_source.MADE or type(made.preprocessing) is not nn.Identity:
+        raise PassOn("a network that is not MADE")
+    found = layers(made, made_source, inputs, None)
+    if not found.residual:  # nothing stands between the first layer and the second
+        found = fold_first(found, made)
+    weights, biases, masks, activation, residual = found
+    options = {"activation": activation, "residual": residual, "layout": "interleaved_scale_shift", **_MASKED_SCALE}
+    return autoregressive(masked_mlp_inverse, inputs, weights, biases, masks, **options)
+
+
+def _both(path: str, route: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
+    return {f"{path}.{name}": functools.partial(route, inverse=name == "inverse") for name in ("forward", "inverse")}
+
+
+_AFFINE = "normflows.flows.affine"
+
+LIBRARY = Library(
+    name="normflows",
+    package="normflows",
+    routes={},
+    check=version_check("normflows", (1, 7), (1, 8)),
+    methods={
+        **_both(f"{_AFFINE}.coupling:AffineConstFlow", _constant),
+        **_both(f"{_AFFINE}.coupling:CCAffineConst", _class_conditional),
+        **_both(f"{_AFFINE}.coupling:AffineCoupling", _coupling),
+        **_both(f"{_AFFINE}.coupling:AffineCouplingBlock", _block),
+        **_both(f"{_AFFINE}.coupling:MaskedAffineFlow", _masked_flow),
+        **_both("normflows.flows.normalization:ActNorm", _actnorm),
+        f"{_AFFINE}.autoregressive:MaskedAffineAutoregressive.forward": _masked_forward,
+        f"{_AFFINE}.autoregressive:MaskedAffineAutoregressive.inverse": _masked_inverse,
+    },
+)
