@@ -24,6 +24,8 @@ _SHIPPED = {
     "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
     "NeuralSplineFlow": Entry("cgm_models.flows", "couplings by monotone rational-quadratic splines"),
+    "PixelCNN": Entry("cgm_models.flows", "images pixel by pixel, by gated masked convolutions"),
+    "PixelRNN": Entry("cgm_models.flows", "images pixel by pixel, by LSTMs down the rows"),
     "PlanarFlow": Entry("cgm_models.flows", "planar layers, inverted by solving a scalar equation"),
     "RadialFlow": Entry("cgm_models.flows", "radial layers, which pull points to centres or push them away"),
     "RealNVP": Entry("cgm_models.flows", "affine couplings of the halves of a vector or, at several scales, an image"),

@@ -8,6 +8,7 @@ from .flow import Flow
 from .glow import Glow
 from .made import MADE
 from .nice import NICE
+from .pixelcnn import PixelCNN, PixelRNN
 from .planar import PlanarFlow
 from .preprocess import bits_per_dim, dequantize, quantize
 from .radial import RadialFlow
@@ -27,6 +28,8 @@ __all__ = [
     "Glow",
     "Inverse",
     "NeuralSplineFlow",
+    "PixelCNN",
+    "PixelRNN",
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",

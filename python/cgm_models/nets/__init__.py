@@ -2,6 +2,17 @@
 
 from .convolutional import ConvResNet
 from .masked import MaskedLinear, MaskedMLP
+from .masked_convolution import GatedPixelLayer, MaskedConv2d, RowLSTM
 from .mlp import ACTIVATIONS, MLP, ResidualMLP
 
-__all__ = ["ACTIVATIONS", "MLP", "ConvResNet", "MaskedLinear", "MaskedMLP", "ResidualMLP"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "ConvResNet",
+    "GatedPixelLayer",
+    "MaskedConv2d",
+    "MaskedLinear",
+    "MaskedMLP",
+    "ResidualMLP",
+    "RowLSTM",
+]

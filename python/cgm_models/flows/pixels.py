@@ -1,0 +1,109 @@
+"""Autoregressive models of images with levels: a discrete distribution for each pixel given those before it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from ..model import GenerativeModel, class_labels
+from .logistic_mixture import draw, log_probabilities
+from .options import check_whole, require_image
+
+
+class PixelModel(GenerativeModel, abstract=True):
+    """``P(x) = Π P(x_i | x_<i)`` over pixels in row-major order, and the colours of each; x_i a mixture of logistics.
+
+    Pixels are k / (n_levels − 1), k = 0 … n_levels − 1, and probabilities are of images, not densities. A subclass
+    implements ``_distributions``.
+    """
+
+    def __init__(
+        self, model: str, event_shape: tuple[int, ...], context_dim: int, n_levels: int, n_components: int
+    ) -> None:
+        shape = require_image(model, event_shape, context_dim)
+        check_whole("n_levels", n_levels, 2)
+        check_whole("n_components", n_components, 1)
+        super().__init__(shape, context_dim)
+        self.n_levels, self.n_components = n_levels, n_components
+
+    def _distributions(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """``(batch, channels, rows, width, 3 K)``: the mixtures given ``x`` in [−1, 1], perhaps its first rows only."""
+        raise NotImplementedError
+
+    def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch,)``: log P(x | context), in nats."""
+        levels = self._levels(x)
+        parameters = self._distributions(2.0 * x - 1.0, self.expand_context(context, len(x)))
+        return log_probabilities(parameters, levels, self.n_levels).flatten(1).sum(1)
+
+    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """The mean of −log P(x | context) in nats."""
+        return self.log_prob(x, context).mean().neg()
+
+    @torch.no_grad()
+    def bits_per_dim(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """``(batch,)``: −log₂ P(x | context) / D, exact."""
+        return -self.log_prob(x, context) / (math.prod(self.event_shape) * math.log(2.0))
+
+    @torch.no_grad()
+    def sample(self, n: int, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
+        """``(n, *event)``, with one pass of the network over the rows so far for each number of the image."""
+        check_whole("n", n, 0)
+        context = self.expand_context(context, n)
+        like = next(self.parameters())
+        channels, height, width = self.event_shape
+        device = generator.device if generator is not None else like.device
+        noise = torch.rand((n, *self.event_shape), generator=generator, dtype=like.dtype, device=device).to(like.device)
+        x = torch.zeros_like(noise)
+        for row in range(height):
+            for column in range(width):
+                for channel in range(channels):
+                    place = (slice(None), channel, row, column)
+                    parameters = self._distributions(2.0 * x[:, :, : row + 1] - 1.0, context)[place]
+                    x[place] = draw(parameters, self.n_levels, noise[place]).to(x) / (self.n_levels - 1)
+        return x
+
+    def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
+        """``context`` as (n, context_dim); integer class labels () or (n,) stand for one-hot rows."""
+        if (context is None) != (self.context_dim == 0):
+            expected = f"have {self.context_dim} numbers a row" if self.context_dim else "be left out"
+            raise ValueError(f"context must {expected}: got {None if context is None else tuple(context.shape)}")
+        if context is None:
+            return None
+        if not isinstance(context, Tensor):
+            raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
+        like = next(self.parameters())
+        if not context.is_floating_point():
+            return F.one_hot(class_labels(context, n, self.context_dim), self.context_dim).to(like)
+        if context.shape not in ((self.context_dim,), (n, self.context_dim)):
+            expected = f"({self.context_dim},) or ({n}, {self.context_dim})"
+            raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
+        return context.to(like).expand(n, self.context_dim)
+
+    def _levels(self, x: Tensor) -> Tensor:
+        if x.shape[1:] != self.event_shape or not x.ndim:
+            expected = f"(n, {', '.join(map(str, self.event_shape))})"
+            raise ValueError(f"x must have shape {expected}: got {tuple(x.shape)}")
+        scaled = x * (self.n_levels - 1)
+        levels = scaled.round()
+        if x.numel() and not torch.compiler.is_compiling():
+            outside = not 0.0 <= float(x.min()) <= float(x.max()) <= 1.0
+            if outside or float((scaled - levels).abs().max()) > 0.01:
+                raise ValueError(f"x must hold pixels k / {self.n_levels - 1} with whole k, from 0 to 1")
+        return levels.long()
+
+    def _begin(self, output: nn.Conv2d) -> None:
+        """Begin with components spread over the levels: those that begin alike stay alike."""
+        middles = (torch.arange(self.n_components) + 0.5) / self.n_components
+        with torch.no_grad():
+            bias = output.bias.view(self.event_shape[0], 3, self.n_components)  # type: ignore[union-attr]
+            bias[:, 0] = 0.0
+            bias[:, 1] = 2.0 * middles - 1.0
+            bias[:, 2] = -math.log(self.n_components)
+
+    def _unpack(self, outputs: Tensor) -> Tensor:
+        """(batch, channels · 3 K, rows, width) to (batch, channels, rows, width, 3 K)."""
+        return outputs.unflatten(1, (self.event_shape[0], -1)).permute(0, 1, 3, 4, 2)
