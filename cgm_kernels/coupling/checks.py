@@ -11,18 +11,15 @@ from ..checks import tensor
 from ..precision import HALVES
 
 
-def together(**tensors: Tensor | None) -> torch.dtype:
+def together(**tensors: Tensor) -> torch.dtype:
     """The dtype to which these promote; float tensors on one device (x decides), as under autocast not of one dtype."""
     first = next(iter(tensors.values()))
     for name, value in tensors.items():
-        if value is None:
-            continue
         tensor(name, value)
-        assert first is not None
         if value.device != first.device:
             other = next(iter(tensors))
             raise ValueError(f"{name} must be on the device of {other}, {first.device}: got {value.device}")
-    return functools.reduce(torch.promote_types, [value.dtype for value in tensors.values() if value is not None])
+    return functools.reduce(torch.promote_types, [value.dtype for value in tensors.values()])
 
 
 def working_dtype(dtype: torch.dtype, backend: str, device_type: str) -> torch.dtype:

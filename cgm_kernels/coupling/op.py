@@ -114,9 +114,12 @@ def affine_coupling_event(
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
     if isinstance(log_det, (Tensor, NoneType)) and isinstance(split, (int, slice)) and _fast(x, parameters):
-        start, stop, step = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
         kind, order = scales.INDEX.get(scale, -1), layouts.INDEX.get(layout, -1)
-        found = _C.affine_event(x, parameters, log_det, start, stop, step, order, kind, bound, offset, eps, inverse)
+        try:
+            place = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
+            found = _C.affine_event(x, parameters, log_det, *place, order, kind, bound, offset, eps, inverse)
+        except TypeError:  # an option of a wrong type: said better below
+            found = None
         if found is not None:
             return found
     options = scales.checked(scale, bound, offset, eps)
@@ -137,7 +140,10 @@ def _affine(
     if isinstance(log_scale, Tensor) and isinstance(event_dims, (int, NoneType)) and _fast(x, shift):
         dims = x.dim() - 1 if event_dims is None else event_dims
         kind = scales.INDEX.get(scale, -1)
-        found = _C.affine_coupling(x, log_scale, shift, dims, kind, bound, offset, eps, inverse)
+        try:
+            found = _C.affine_coupling(x, log_scale, shift, dims, kind, bound, offset, eps, inverse)
+        except TypeError:  # an option of a wrong type: said better below
+            found = None
         if found is not None:
             return found
     options = scales.checked(scale, bound, offset, eps)

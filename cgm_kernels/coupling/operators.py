@@ -92,7 +92,8 @@ def _event_fake(x: Tensor, parameters: Tensor, *rest: Any) -> tuple[Tensor, Tens
 
 
 def _event_setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor, ...]:
-    x, parameters, _, *ctx.options = inputs
+    x, parameters, log_det, *ctx.options = inputs
+    ctx.running = log_det is not None
     return output[0] if ctx.options[-1] else x, parameters
 
 
@@ -103,7 +104,7 @@ def _event_backward(
     if grad_y is not None or grad_log_det is not None:
         run = operator(ctx.backend, "affine_event_backward")
         grads = run(grad_y, grad_log_det, kept, parameters, *ctx.options)
-    return (*grads, grad_log_det, *([None] * 9))
+    return (*grads, grad_log_det if ctx.running else None, *([None] * 9))
 
 
 def _event_backward_fake(

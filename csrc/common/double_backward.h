@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <vector>
 
 namespace cgm {
@@ -21,7 +22,9 @@ class RefuseDoubleBackward : public torch::autograd::Function<RefuseDoubleBackwa
   }
 };
 
-inline at::Tensor refuse_double_backward(const at::Tensor& gradient, const std::vector<at::Tensor>& sources) {
+inline at::Tensor refuse_double_backward(const at::Tensor& gradient, std::vector<at::Tensor> sources) {
+  const auto undefined = [](const at::Tensor& source) { return !source.defined(); };
+  sources.erase(std::remove_if(sources.begin(), sources.end(), undefined), sources.end());
   return RefuseDoubleBackward::apply(gradient, at::TensorList(sources));
 }
 

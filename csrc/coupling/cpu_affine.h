@@ -135,7 +135,7 @@ static void map_tile(int64_t n, const scalar_t* x, const scalar_t* s, const scal
   }
 }
 
-// Sums of a tile's rows, added to totals: a few lanes of float within a tile, double across tiles.
+// The sums of a tile's rows, in double, added to totals.
 template <typename scalar_t>
 static inline void add_rows(const Tile& tile, const scalar_t* log_det, double* totals) {
   if (tile.cols == 1) {
@@ -143,10 +143,10 @@ static inline void add_rows(const Tile& tile, const scalar_t* log_det, double* t
     return;
   }
   for (int64_t i = 0; i < tile.rows; ++i, log_det += tile.cols) {
-    scalar_t sum = 0;
+    double sum = 0;
 #pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < tile.cols; ++j) sum += log_det[j];
-    totals[i] += static_cast<double>(sum);
+    for (int64_t j = 0; j < tile.cols; ++j) sum += static_cast<double>(log_det[j]);
+    totals[i] += sum;
   }
 }
 

@@ -54,6 +54,13 @@ void keep_options(AutogradContext* ctx, const Options& options) {
   ctx->saved_data["numbers"] = std::vector<double>{options.bound, options.offset, options.eps};
 }
 
+// An operator as the dispatcher sees it: a backward may meet batched or traced gradients (is_grads_batched, make_fx).
+template <typename Signature>
+auto registered(const char* name) {
+  return [handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>()](
+             const auto&... arguments) { return handle.call(arguments...); };
+}
+
 bool is_gate(const Options& options) { return static_cast<ScaleKind>(options.kind) == ScaleKind::gate; }
 
 class Affine : public torch::autograd::Function<Affine> {
@@ -78,9 +85,10 @@ class Affine : public torch::autograd::Function<Affine> {
     const bool want_x = ctx->needs_input_grad(0), want_s = ctx->needs_input_grad(1), want_t = ctx->needs_input_grad(2);
     {
       at::NoGradGuard no_grad;
-      auto [by_x, by_s, by_t] = affine_backward(given(grads[0]), given(grads[1]), saved[0], saved[1], given(saved[2]),
-                                                options.kind, options.bound, options.offset, options.eps,
-                                                options.event_dims, options.inverse, want_x, want_s, want_t && !same);
+      static const auto run = registered<decltype(affine_backward)>("cgm_native::affine_backward");
+      auto [by_x, by_s, by_t] =
+          run(given(grads[0]), given(grads[1]), saved[0], saved[1], given(saved[2]), options.kind, options.bound,
+              options.offset, options.eps, options.event_dims, options.inverse, want_x, want_s, want_t && !same);
       if (want_x) result[0] = by_x;
       if (want_s) result[1] = by_s;
       if (want_t) result[2] = same ? grads[0] : by_t;
@@ -110,9 +118,10 @@ class AffineEvent : public torch::autograd::Function<AffineEvent> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     {
       at::NoGradGuard no_grad;
-      auto [by_x, by_parameters] = affine_event_backward(
-          given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,
-          options.order, options.kind, options.bound, options.offset, options.eps, options.inverse);
+      static const auto run = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
+      auto [by_x, by_parameters] =
+          run(given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,
+              options.order, options.kind, options.bound, options.offset, options.eps, options.inverse);
       result[0] = by_x, result[1] = by_parameters;
       if (options.running) result[2] = grads[1];
     }
