@@ -105,13 +105,14 @@ class BreaksInOneProcess(ToyGaussian):
         return loss
 
 
-def _broken(folder):
+def _broken(folder, optimizer="adam"):
     x, context = _data()
     torch.manual_seed(1)
     model = BreaksInOneProcess((2,), context_dim=3)
     try:
-        Trainer(strategy="ddp", **QUIET, **FULL).fit(model, x, context, run=folder)
+        Trainer(strategy="ddp", **QUIET, **FULL, optimizer=optimizer).fit(model, x, context, run=folder)
     except NonFiniteError as error:
+        assert model.check_finite  # put back
         return {"message": str(error), "weights": dict(model.state_dict())}
     return None
 
@@ -120,6 +121,16 @@ def test_one_process_with_a_loss_that_is_not_finite_stops_all(tmp_path):
     first, second = in_processes(_broken, tmp_path / "run")
     for message in (first["message"], second["message"]):
         assert "stopped at step 15 (batch" in message and "step-00000010" in message
+    assert all(value.isfinite().all() for value in first["weights"].values())
+    _assert_close(first["weights"], second["weights"], 0.0)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_a_step_that_is_not_finite_is_left_out(optimizer):
+    """Seen only one step later, it has not reached the weights."""
+    first, second = in_processes(_broken, None, optimizer)
+    for message in (first["message"], second["message"]):
+        assert "stopped at step 15 (batch" in message and "of step 16, without this one" in message
     assert all(value.isfinite().all() for value in first["weights"].values())
     _assert_close(first["weights"], second["weights"], 0.0)
 

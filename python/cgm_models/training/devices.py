@@ -67,6 +67,11 @@ def _strategy(strategy: str, world: int, precision: str) -> Any:
     return "ddp" if under_torchrun() else "ddp_spawn"
 
 
+def reads_every_step(fabric: Fabric) -> bool:
+    """Whether the loss may be read in every step: it waits for no device, and no other process has to agree."""
+    return fabric.device.type == "cpu" and fabric.world_size == 1
+
+
 def spawns(fabric: Fabric) -> bool:
     """Whether Fabric starts the processes itself, so that the model has to come back from them."""
     from lightning.fabric.strategies import DDPStrategy

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from ..model import GenerativeModel
 from .batches import TrainingData
+from .devices import reads_every_step
 from .interrupts import StopRequest, stop_on_signal
 from .monitor import NonFinite
 from .optimizers import set_learning_rate
@@ -32,7 +35,9 @@ def train(
 ) -> TrainingResult:
     """Train ``model`` and leave it on the device it was given on; every process calls this."""
     home = next(model.parameters()).device
-    with torch.random.fork_rng(rng_devices(fabric.device)):
+    if run is not None:  # a new run that is to replace another is known to the first process alone
+        run = RunDirectory(fabric.broadcast(str(run.path)))
+    with torch.random.fork_rng(rng_devices(fabric.device)), _checks_deferred(fabric, model):
         session = Session(fabric, options, model, data, run, resume)
         result = Loop(session).run()
         if session.sharded:
@@ -41,6 +46,19 @@ def train(
     if run is not None and session.first and result.step:
         model.save(run.model_path)
     return result
+
+
+@contextmanager
+def _checks_deferred(fabric: Fabric, model: GenerativeModel) -> Iterator[None]:
+    """Within, a model does not look at its own values where that waits for a device or stops one process alone."""
+    looks = getattr(model, "check_finite", False) and not reads_every_step(fabric)
+    if looks:
+        model.check_finite = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if looks:
+            model.check_finite = True  # type: ignore[assignment]
 
 
 class Loop:
@@ -89,6 +107,7 @@ class Loop:
         session.fabric.backward(loss)
         norm = session.clip()
         session.monitor.observe(step, loss.detach(), norm)
+        session.skip_if_not_finite(norm)
         session.optimizer.step()
         session.optimizer.zero_grad()
         if session.average is not None:
@@ -171,9 +190,9 @@ class Loop:
         if checkpoint is not None:
             load_weights(session.model, final_weights(checkpoint, self.options.patience))
             kept = f"the model holds the last good checkpoint, {checkpoint}"
-        elif session.reads_every_step:
+        elif session.reads_every_step or session.skips:
             session.finish()
-            kept = f"the model holds the weights of step {bad.step}, which were finite"
+            kept = f"the model holds the weights of step {session.step}, without this one"
         else:
             kept = "there is no checkpoint to go back to: the model is not usable"
         if session.run is not None and session.first:

@@ -17,7 +17,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from ..model import GenerativeModel
 from .batches import Batch, Batches, TrainingData
 from .checkpoint import CheckpointFolder
-from .devices import spawns
+from .devices import reads_every_step, spawns
 from .ema import WeightAverage
 from .monitor import DeferredMonitor, ImmediateMonitor, Monitor, NonFinite
 from .optimizers import make_optimizer
@@ -78,7 +78,7 @@ class Session:
             self.held_out = HeldOutLoss(data, options.batch_size, options.seed, device, rank, world)
         self.first = rank == 0
         self.spawned = spawns(fabric)
-        self.reads_every_step = device.type == "cpu" and world == 1
+        self.reads_every_step = reads_every_step(fabric)
         overflows = options.precision == "16-mixed"
         self.monitor: Monitor = (
             ImmediateMonitor(overflows) if self.reads_every_step else DeferredMonitor(device, overflows)
@@ -91,9 +91,6 @@ class Session:
         options, fabric = self.options, self.fabric
         torch.manual_seed(derived_seed(options.seed, "noise", fabric.global_rank))
         self.model.to(fabric.device).train()
-        if not self.reads_every_step and hasattr(self.model, "check_finite"):
-            # It reads the device in every call, and would raise in one process alone.
-            self.model.check_finite = False  # type: ignore[assignment]
         initialize = getattr(self.model, "initialize", None)
         if checkpoint is None and callable(initialize):
             first = self.batches.whole_batch(0)
@@ -102,7 +99,9 @@ class Session:
         module: Any = fabric.setup_module(Loss(self.model))
         self.module: nn.Module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer: Any = fabric.setup_optimizers(make_optimizer(options, self.parameters))
+        optimizer = make_optimizer(options, self.parameters)
+        self.optimizer: Any = fabric.setup_optimizers(optimizer)
+        self.skips = bool(optimizer.defaults.get("fused")) and not self.reads_every_step and not self.sharded
         self.average = None if options.ema_decay is None else WeightAverage(self.parameters, options.ema_decay)
         if checkpoint is not None:
             log_bytes = restore(self, checkpoint)
@@ -123,6 +122,14 @@ class Session:
         if limit is not None and norm > limit:
             clip_grads_with_norm_(self.parameters, limit, norm)
         return norm
+
+    def skip_if_not_finite(self, norm: Tensor) -> None:
+        """Have the optimiser leave this step out, on the device and unseen, if ``norm`` is not finite.
+
+        Fused optimisers do that for gradient scalers, which tell them in this way. The others go back to a checkpoint.
+        """
+        if self.skips:
+            self.optimizer.optimizer.found_inf = norm.isfinite().logical_not().float()
 
     def check(self) -> None:
         """Raise ``NonFinite`` if something was not finite since the last look."""

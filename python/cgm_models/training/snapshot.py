@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from .session import Session
 
 WEIGHTS, AVERAGE, BEST, REST = (f"{name}.safetensors" for name in ("weights", "ema", "best", "training"))
-_MUST_AGREE = ("seed", "batch_size", "optimizer", "ema_decay", "precision")
+_OPTIMIZER = ("optimizer", "weight_decay", "betas", "momentum")
+_MUST_AGREE = ("seed", "batch_size", *_OPTIMIZER, "ema_decay", "precision")
 
 
 def collect(session: Session, log_bytes: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -60,7 +62,7 @@ def restore(session: Session, checkpoint: Path) -> int:
         load_weights(session.model, read_tensors(checkpoint, AVERAGE))
         session.average.copy_from_parameters()
     load_weights(session.model, read_tensors(checkpoint, WEIGHTS))
-    if (checkpoint / BEST).is_file():
+    if session.options.patience is not None and (checkpoint / BEST).is_file():
         session.best = read_tensors(checkpoint, BEST)
     tensors = read_tensors(checkpoint, REST)
     _restore_optimizer(session, _with_tensors(state["optimizer"], tensors))
@@ -102,7 +104,7 @@ def final_weights(checkpoint: Path, patience: int | None) -> dict[str, Tensor]:
 
 
 def _check_same(session: Session, state: dict[str, Any], checkpoint: Path) -> None:
-    now, then = asdict(session.options), state["options"]
+    now, then = json.loads(json.dumps(asdict(session.options))), state["options"]
     for name in _MUST_AGREE:
         if now[name] != then[name]:
             raise ValueError(f"{checkpoint} was written with {name}={then[name]!r}: it cannot go on with {now[name]!r}")
