@@ -1,4 +1,4 @@
-"""The benchmarks: ``sliced_ot`` measures, ``table`` fills the README, ``check`` judges stored results."""
+"""The benchmarks: the name of one measures it, ``table`` fills the README, ``check`` judges stored results."""
 
 from __future__ import annotations
 
@@ -7,40 +7,42 @@ import json
 import sys
 from pathlib import Path
 
-from . import machine, report, run, sliced_ot
-
-
-def size(text: str) -> dict[str, int]:
-    """``10000x64x500`` as a cell."""
-    parts = text.split("x")
-    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise argparse.ArgumentTypeError(f"a size is n x d x directions, as in 10000x64x500: got {text!r}")
-    return dict(zip(("n", "d", "n_projections"), map(int, parts), strict=True))
+from . import machine, registry, report, run
+from .benchmark import Benchmark, Cell
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    measure = commands.add_parser("sliced_ot", help="measure sliced optimal transport")
-    measure.add_argument("--quick", action="store_true", help="a few sizes and rounds, under 2 minutes")
-    measure.add_argument("--sizes", type=size, nargs="+", metavar="NxDxL", help="these sizes alone")
-    measure.add_argument("--modes", nargs="+", choices=sliced_ot.MODES, default=list(sliced_ot.MODES))
-    measure.add_argument(
-        "--backends", nargs="+", choices=sliced_ot.OURS, help="default: the compiled ones on the device"
-    )
-    measure.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
-    measure.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results/<device>)")
-    measure.add_argument("--memory", action="store_true", help="measure peak memory also when --sizes is given")
-    measure.add_argument("--seconds", type=float, help="begin no further row once this much time has passed")
-    measure.add_argument(
-        "--resume", action="store_true", help="keep the rows of an interrupted run with these settings"
-    )
-    measure.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
-    table = commands.add_parser("table", help="render the README's table from the stored results")
+    for name in registry.NAMES:
+        _measure(commands.add_parser(name, help=f"measure {name}"), registry.find(name))
+    table = commands.add_parser("table", help="render the README's tables from the stored results")
     table.add_argument("--readme", type=Path, default=machine.ROOT / "README.md")
     check = commands.add_parser("check", help="judge stored results by the targets")
     check.add_argument("results", type=Path, help="a JSON file of a run")
     return parser.parse_args(arguments)
+
+
+def _measure(measure: argparse.ArgumentParser, benchmark: Benchmark) -> None:
+    def size(text: str) -> Cell:
+        try:
+            return benchmark.cell(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    form = ("[KIND:]" if benchmark.kinds else "") + "x".join(benchmark.sizes)
+    measure.add_argument("--quick", action="store_true", help="a few sizes and rounds, under 2 minutes")
+    kinds = f"; KIND is one of {', '.join(benchmark.kinds)}" if benchmark.kinds else ""
+    measure.add_argument("--sizes", type=size, nargs="+", metavar=form, help="these sizes alone" + kinds)
+    modes = list(benchmark.modes)
+    measure.add_argument("--modes", nargs="+", choices=modes, default=modes)
+    measure.add_argument("--backends", nargs="+", choices=benchmark.ours, help="of ours; default: all that run here")
+    measure.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    measure.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results/<device>)")
+    measure.add_argument("--memory", action="store_true", help="measure peak memory also when --sizes is given")
+    measure.add_argument("--seconds", type=float, help="begin no further row once this much time has passed")
+    measure.add_argument("--resume", action="store_true", help="keep the rows of an interrupted run like this one")
+    measure.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,19 +54,23 @@ def main(arguments: list[str] | None = None) -> int:
     return run.run(chosen)
 
 
-def fill(readme: Path) -> int:
-    """Puts the table into the README; 1 with the reason where there is no full run or no markers."""
-    table = report.readme_tables("sliced_ot")
-    if not table:
-        print(f"no full run of sliced_ot under {report.RESULTS}: python -m benchmarks sliced_ot", file=sys.stderr)
-        return 1
+def fill(readme: Path, results: Path = report.RESULTS) -> int:
+    """Puts the tables of all full runs into the README; 1 with the reason where there is none or no marker."""
+    text, tables = readme.read_text(encoding="utf-8"), {}
+    for name in registry.NAMES:
+        table = report.readme_tables(name, results)
+        if table:
+            tables[name] = table
+        else:
+            print(f"no full run of {name} under {results}: python -m benchmarks {name}", file=sys.stderr)
     try:
-        text = report.insert(readme.read_text(encoding="utf-8"), "sliced_ot", table)
+        for name, table in tables.items():
+            text = report.insert(text, name, table)
     except ValueError as error:
         print(f"{readme}: {error}", file=sys.stderr)
         return 1
     readme.write_text(text, encoding="utf-8")
-    return 0
+    return 0 if tables else 1
 
 
 if __name__ == "__main__":

@@ -33,14 +33,23 @@ def sort_call(rows: list[np.ndarray], threads: int) -> Callable[[int], None]:
     """Restores and sorts every row of every array, rows dealt to ``threads`` threads."""
     pairs = [(source, np.empty_like(source)) for source in rows]
     if threads == 1 or sum(source.size for source in rows) < SERIAL_KEYS:
-        return lambda index: [_sort(source, buffer) for source, buffer in pairs] and None
+        return lambda index: _sort_all(pairs)
     blocks = [
         (one, other)
         for source, buffer in pairs
         for one, other in zip(np.array_split(source, threads), np.array_split(buffer, threads), strict=True)
     ]
     pool = _pool(threads)
-    return lambda index: concurrent.futures.wait([pool.submit(_sort, *block) for block in blocks]) and None
+    return lambda index: _sort_all_in(pool, blocks)
+
+
+def _sort_all(pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    for source, buffer in pairs:
+        _sort(source, buffer)
+
+
+def _sort_all_in(pool: concurrent.futures.ThreadPoolExecutor, pairs: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    concurrent.futures.wait([pool.submit(_sort, *pair) for pair in pairs])
 
 
 def _sort(source: np.ndarray, buffer: np.ndarray) -> None:
@@ -69,11 +78,11 @@ def gemm_call(x: Tensor, y: Tensor, projections: Tensor, gradient: bool) -> Call
     return call
 
 
-def copy_call(n_bytes: int, device: str) -> Callable[[int], None]:
-    """A copy that reads and writes ``n_bytes`` each."""
-    source = torch.zeros(max(1, n_bytes // 4), device=device)
-    target = torch.empty_like(source)
-    return lambda index: _copy(target, source)
+def copy_call(n_bytes: int, device: str, copies: int = 1) -> Callable[[int], None]:
+    """A copy that reads and writes ``n_bytes`` each, of ``copies`` sources in turn."""
+    sources = [torch.zeros(max(1, n_bytes // 4), device=device) for _ in range(copies)]
+    targets = [torch.empty_like(source) for source in sources]
+    return lambda index: _copy(targets[index % copies], sources[index % copies])
 
 
 def _copy(target: Tensor, source: Tensor) -> None:

@@ -16,7 +16,7 @@ import torch
 import cgm_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("numpy", "POT", "triton", "matplotlib")
+LIBRARIES = ("numpy", "POT", "triton", "matplotlib", "zuko", "normflows", "nflows")
 
 
 def facts(device: str) -> dict[str, Any]:

@@ -11,20 +11,21 @@ from typing import Any
 
 import torch
 
+from . import registry
+from .benchmark import Cell
 from .timing import Contender
 
 ROOT = Path(__file__).resolve().parent.parent
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def measure(method: str, mode: str, cell: dict[str, int], device: str) -> dict[str, Any]:
+def measure(benchmark: str, method: str, mode: str, cell: Cell, device: str) -> dict[str, Any]:
     """``{"method", "mode", "cell", "bytes"}``, or ``"skipped"`` with the reason in place of the bytes."""
     row: dict[str, Any] = {"method": method, "mode": mode, "cell": cell}
     if torch.device(device).type == "cpu" and not RESET.exists():
         return row | {"skipped": "no /proc/self/clear_refs on this system"}
-    size = [str(cell[name]) for name in ("n", "d", "n_projections")]
-    command = [sys.executable, "-m", "benchmarks.memory", method, mode, *size, "--device", device]
-    command += ["--threads", str(torch.get_num_threads())]
+    command = [sys.executable, "-m", "benchmarks.memory", benchmark, method, mode, json.dumps(cell)]
+    command += ["--device", device, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         return row | {"skipped": f"failed: {(done.stderr.strip() or 'no output').splitlines()[-1][:160]}"}
@@ -44,13 +45,12 @@ def _call(one: Contender) -> None:
     one.call(0)
 
 
-def _peak(method: str, mode: str, cell: dict[str, int], device: str) -> int:
-    from . import sliced_ot
-
+def _peak(name: str, method: str, mode: str, cell: Cell, device: str) -> int:
+    benchmark = registry.find(name)
     on_cuda = torch.device(device).type == "cuda"
-    small = sliced_ot.Problem({"n": 64, "d": 2, "n_projections": 4}, mode, device)
+    small = benchmark.problem(benchmark.tiny, mode, device)
     _call(small.contender(method, check=False))  # libraries and thread pools are not the call's own memory
-    contender = sliced_ot.Problem(cell, mode, device).contender(method, check=False)
+    contender = benchmark.problem(cell, mode, device).contender(method, check=False)
     if on_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -62,22 +62,20 @@ def _peak(method: str, mode: str, cell: dict[str, int], device: str) -> int:
     if on_cuda:
         torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() if on_cuda else _resident("VmHWM")
-    outputs = 4 * cell["n"] * cell["d"] if mode == "forward_backward" else 0
-    return max(0, peak - before - outputs)
+    return max(0, peak - before - benchmark.output_bytes(cell, mode))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("method")
-    parser.add_argument("mode")
-    parser.add_argument("size", type=int, nargs=3, metavar=("n", "d", "L"))
+    for word in ("benchmark", "method", "mode"):
+        parser.add_argument(word)
+    parser.add_argument("cell", type=json.loads)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=None)
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    cell = dict(zip(("n", "d", "n_projections"), arguments.size, strict=True))
-    print(_peak(arguments.method, arguments.mode, cell, arguments.device))
+    print(_peak(arguments.benchmark, arguments.method, arguments.mode, arguments.cell, arguments.device))
 
 
 if __name__ == "__main__":

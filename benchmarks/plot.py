@@ -1,4 +1,4 @@
-"""Time against the number of points, both axes logarithmic, one panel a mode."""
+"""Time against a size, both axes logarithmic, one panel a mode."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from . import report, sliced_ot
+from . import report
+from .benchmark import Benchmark
 
 STYLES = {
     "native": ("#2f6db3", "o", "-", 2.2),
@@ -17,49 +18,48 @@ STYLES = {
     "reference": ("#6b7280", "x", "-", 1.4),
     "eager": ("#d9622b", "s", "-", 1.4),
     "compile": ("#8d5fb0", "D", "-", 1.4),
-    "pot": ("#3a9a5b", "^", "-", 1.4),
 }
+OTHERS = [
+    ("#3a9a5b", "^", "-", 1.4),
+    ("#b5476b", "P", "-", 1.4),
+    ("#a3802c", "*", "-", 1.4),
+    ("#4c5fa8", "X", ":", 1.4),
+]
 FLOOR = ("#8a8a8a", None, "--", 1.4)
 INK, GRID = "#222222", "#e4e4e4"
 
 
-def draw(result: dict[str, Any], path: Path) -> Path:
-    """Writes the plot: medians with their quartiles, at the dimension and number of directions with most sizes."""
-    dim, directions = curve(result)
-    modes = [mode for mode in sliced_ot.MODES if any(row["mode"] == mode for row in result["rows"])]
+def draw(result: dict[str, Any], path: Path) -> Path | None:
+    """Writes the plot of medians with their quartiles; None where fewer than two sizes are there to compare."""
+    benchmark, rows = report.benchmark_of(result), report.curve_rows(result)
+    if not rows:
+        return None
+    modes = [mode for mode in benchmark.modes if any(row["mode"] == mode for row in rows)]
     figure = Figure(figsize=(4.6 * len(modes) + 0.4, 4.3), dpi=150, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(modes), sharey=True, squeeze=False)[0]
     for one, mode in zip(axes, modes, strict=True):
-        rows = [row for row in result["rows"] if row["mode"] == mode and _on(row["cell"], dim, directions)]
-        _panel(one, sorted(rows, key=lambda row: row["cell"]["n"]), report.MODE_TITLES[mode])
+        _panel(one, [row for row in rows if row["mode"] == mode], benchmark, benchmark.modes[mode])
     axes[0].set_ylabel("time a call (ms)")
     handles, labels = axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    where = result["machine"]["device"]
-    figure.suptitle(f"Sliced OT, d = {dim}, {directions} directions — {where}", fontsize=11, color=INK)
+    shared = {key: value for key, value in rows[0]["cell"].items() if key != benchmark.axis}
+    title = f"{benchmark.title}, {benchmark.describe(shared)} — {result['machine']['device']}"
+    figure.suptitle(title, fontsize=11, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
-def curve(result: dict[str, Any]) -> tuple[int, int]:
-    """(d, directions) measured at most numbers of points; the headline's where they tie."""
-    sizes: dict[tuple[int, int], set[int]] = {}
-    for row in result["rows"]:
-        cell = row["cell"]
-        sizes.setdefault((cell["d"], cell["n_projections"]), set()).add(cell["n"])
-    headline = (sliced_ot.CURVE["d"], sliced_ot.CURVE["n_projections"])
-    return max(sizes, key=lambda key: (len(sizes[key]), key == headline))
+def _styles(benchmark: Benchmark) -> dict[str, tuple[str, str, str, float]]:
+    others = iter(OTHERS * len(benchmark.titles))
+    names = [name for name in benchmark.titles if name not in benchmark.floors]
+    return {name: STYLES[name] if name in STYLES else next(others) for name in names}
 
 
-def _on(cell: dict[str, int], dim: int, directions: int) -> bool:
-    return cell["d"] == dim and cell["n_projections"] == directions
-
-
-def _panel(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
-    for name, (colour, marker, line, width) in STYLES.items():
-        points = [(row["cell"]["n"], row["contenders"].get(name, {})) for row in rows]
+def _panel(axes: Axes, rows: list[dict[str, Any]], benchmark: Benchmark, title: str) -> None:
+    for name, (colour, marker, line, width) in _styles(benchmark).items():
+        points = [(row["cell"][benchmark.axis], row["contenders"].get(name, {})) for row in rows]
         points = [(n, entry) for n, entry in points if "median" in entry]
         if not points:
             continue
@@ -72,12 +72,12 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
             linestyle=line,
             linewidth=width,
             markersize=5,
-            label=sliced_ot.TITLES[name],
-            zorder=4 if name in sliced_ot.OURS else 3,
+            label=benchmark.titles[name],
+            zorder=4 if name in benchmark.ours else 3,
         )
-        quartiles = [[entry["quartiles"][side] * 1e3 for _, entry in points] for side in (0, 1)]
-        axes.fill_between(sizes, *quartiles, color=colour, alpha=0.18, linewidth=0)
-    floors = [(row["cell"]["n"], report.floor_seconds(row)) for row in rows]
+        low, high = ([entry["quartiles"][side] * 1e3 for _, entry in points] for side in (0, 1))
+        axes.fill_between(sizes, low, high, color=colour, alpha=0.18, linewidth=0)
+    floors = [(row["cell"][benchmark.axis], benchmark.floor_seconds(row)) for row in rows]
     floors = [(n, seconds * 1e3) for n, seconds in floors if seconds is not None]
     if floors:
         colour, _, line, width = FLOOR
@@ -87,9 +87,9 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], title: str) -> None:
             marker=".",
             linestyle=line,
             linewidth=width,
-            label="floor: sort + GEMM",
+            label=benchmark.floor_title,
         )
-    axes.set(xscale="log", yscale="log", xlabel="points in each cloud")
+    axes.set(xscale="log", yscale="log", xlabel=benchmark.axis_title)
     axes.set_title(title, fontsize=10, color=INK)
     axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

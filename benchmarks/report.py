@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import sliced_ot, targets
+from . import registry, targets
+from .benchmark import Benchmark, Cell
 from .machine import ROOT
 
 Result = dict[str, Any]
 RESULTS = Path(__file__).resolve().parent / "results"
-MODE_TITLES = {"forward": "forward", "forward_backward": "forward + backward"}
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -45,112 +45,144 @@ def stem(result: Result) -> str:
     return result["benchmark"] + ("_quick" if result["settings"]["quick"] else "")
 
 
+def benchmark_of(result: Result) -> Benchmark:
+    return registry.find(result["benchmark"])
+
+
 def markdown(result: Result) -> str:
     """The whole report of a run."""
     parts = [f"# Benchmark of {result['benchmark']}", "", machine_line(result)]
-    for row_table in (headline_table(result), memory_table(result)):
-        parts += [""] + row_table if row_table else []
-    if len({row["cell"]["n"] for row in result["rows"]}) > 1:
-        parts += ["", f"![time against the number of points]({stem(result)}.png)"]
-    parts += ["", "## Every size", ""] + grid_table(result)
-    parts += ["", "## Targets", ""] + target_table(result)
+    for table in (headline_tables(result), memory_table(result)):
+        parts += ["", *table] if table else []
+    if curve_rows(result):
+        parts += ["", f"![time against {benchmark_of(result).axis_title}]({stem(result)}.png)"]
+    parts += ["", "## Every size", "", *grid_table(result)]
+    parts += ["", "## Targets", "", *target_table(result)]
     return "\n".join(parts) + "\n"
 
 
 def machine_line(result: Result) -> str:
     facts = result["machine"]
     commit = f", commit {facts['commit']}" if facts["commit"] else ""
-    libraries = f"numpy {facts['libraries']['numpy']}, POT {facts['libraries']['POT']}"
+    versions = {name: facts["libraries"].get(name) for name in benchmark_of(result).libraries}
+    libraries = "".join(f", {name} {version}" for name, version in versions.items() if version)
     return (
-        f"{facts['device']} (SIMD {facts['simd']}), torch {facts['torch']}, {libraries}, float32, "
+        f"{facts['device']} (SIMD {facts['simd']}), torch {facts['torch']}{libraries}, float32, "
         f"{facts['date'][:10]}{commit}. "
         f"Medians of interleaved rounds; in brackets how many times faster ours is, with the 95% interval."
     )
 
 
-def headline_table(result: Result) -> list[str]:
-    """One line a contender at the headline size, one column a mode."""
-    rows = {row["mode"]: row for row in result["rows"] if row["cell"] == sliced_ot.HEADLINE}
-    if not rows:
-        return []
-    cell = sliced_ot.HEADLINE
-    lines = [f"n = {cell['n']:,}, d = {cell['d']}, {cell['n_projections']} directions:", ""]
-    lines += ["| | " + " | ".join(MODE_TITLES[mode] for mode in rows) + " |", "|---" * (len(rows) + 1) + "|"]
-    names = [name for name in sliced_ot.TITLES if any(name in row["contenders"] for row in rows.values())]
-    for name in names:
-        cells = [_headline_cell(row, name) for row in rows.values()]
-        lines.append(f"| {sliced_ot.TITLES[name]} | " + " | ".join(cells) + " |")
-    lines.append("| floor / ours | " + " | ".join(_share(row) for row in rows.values()) + " |")
+def headline_tables(result: Result) -> list[str]:
+    """At each headline size one line a contender and one column a mode."""
+    lines: list[str] = []
+    for cell in benchmark_of(result).headlines:
+        table = _headline_table(result, cell)
+        lines += ["", *table] if lines and table else table
     return lines
 
 
-def _headline_cell(row: dict[str, Any], name: str) -> str:
+def _headline_table(result: Result, cell: Cell) -> list[str]:
+    benchmark = benchmark_of(result)
+    rows = {row["mode"]: row for row in result["rows"] if row["cell"] == cell}
+    if not rows:
+        return []
+    lines = [benchmark.describe(cell) + ":", "", "| | " + " | ".join(benchmark.modes[mode] for mode in rows) + " |"]
+    lines.append("|---" * (len(rows) + 1) + "|")
+    for name, title in benchmark.titles.items():
+        if any(name in row["contenders"] for row in rows.values()):
+            cells = [_headline_cell(benchmark, row, name) for row in rows.values()]
+            lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    if benchmark.floors:
+        lines.append("| floor / ours | " + " | ".join(_share(benchmark, row) for row in rows.values()) + " |")
+    return lines
+
+
+def _headline_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
     entry = row["contenders"].get(name, {"skipped": "not measured"})
     if "skipped" in entry:
         return entry["skipped"]
-    ratio = row["speedups"][sliced_ot.primary(row)].get(name)
-    if ratio is None or name.startswith("floor_"):
+    ratio = row["speedups"][benchmark.primary(row)].get(name)
+    if ratio is None or name in benchmark.floors:
         return milliseconds(entry["median"])
     return f"{milliseconds(entry['median'])} ({speedup(ratio)}, {ratio['pairs']} pairs)"
 
 
-def floor_seconds(row: dict[str, Any]) -> float | None:
-    """The sort and the matrix products together."""
-    parts = [row["contenders"].get(name, {}).get("median") for name in ("floor_sort", "floor_gemm")]
-    return None if None in parts else sum(parts)
-
-
-def _share(row: dict[str, Any]) -> str:
-    total = floor_seconds(row)
-    own = row["contenders"][sliced_ot.primary(row)]["median"]
-    return "" if total is None else f"{total / own:.2f}"
+def _share(benchmark: Benchmark, row: dict[str, Any]) -> str:
+    total = benchmark.floor_seconds(row)
+    return "" if total is None else f"{total / row['contenders'][benchmark.primary(row)]['median']:.2f}"
 
 
 def memory_table(result: Result) -> list[str]:
     if not result["memory"]:
         return []
-    lines = [
-        "Peak memory above inputs and outputs:",
-        "",
-        "| n, d, directions | mode | contender | MB |",
-        "|---|---|---|---|",
-    ]
+    benchmark = benchmark_of(result)
+    lines = ["Peak memory above inputs and outputs:", "", f"| {benchmark.columns} | mode | contender | MB |"]
+    lines.append("|---|---|---|---|")
     for row in result["memory"]:
         size = f"{row['bytes'] / 1e6:.1f}" if "bytes" in row else row["skipped"]
-        title = sliced_ot.TITLES[row["method"]]
-        lines.append(f"| {cell_title(row['cell'])} | {MODE_TITLES[row['mode']]} | {title} | {size} |")
+        mode, title = benchmark.modes[row["mode"]], benchmark.titles[row["method"]]
+        lines.append(f"| {benchmark.cell_title(row['cell'])} | {mode} | {title} | {size} |")
     return lines
 
 
 def grid_table(result: Result) -> list[str]:
-    """One line a size and mode: times, and how many times faster ours is."""
-    names = ("eager", "compile", "pot")
-    lines = [
-        "| n, d, directions | mode | ours | pairs | "
-        + " | ".join(sliced_ot.TITLES[name] for name in names)
-        + " | floor |"
-    ]
-    lines.append("|---" * (5 + len(names)) + "|")
+    """One line a size and mode: times, and how many times faster the first of ours is."""
+    benchmark = benchmark_of(result)
+    names = [*benchmark.ours, *benchmark.peers]
+    used = {name for row in result["rows"] for name, entry in row["contenders"].items() if "median" in entry}
+    chosen = {benchmark.primary(row) for row in result["rows"]}
+    names = [name for name in names if name in benchmark.peers or (name in used and name not in chosen)]
+    names = [name for name in names if any(name in row["contenders"] for row in result["rows"])]
+    heads = [benchmark.columns, "mode", "ours", "pairs", *(benchmark.titles[name] for name in names)]
+    heads += ["floor (floor / ours)"] if benchmark.floors else []
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in result["rows"]:
-        mine = sliced_ot.primary(row)
-        cells = [cell_title(row["cell"]), MODE_TITLES[row["mode"]], milliseconds(row["contenders"][mine]["median"])]
-        cells.append(str(row["rounds"]))
-        for name in names:
-            ratio, entry = row["speedups"][mine].get(name), row["contenders"][name]
-            cells.append("–" if ratio is None else f"{milliseconds(entry['median'])} ({speedup(ratio)})")
-        total = floor_seconds(row)
-        lines.append("| " + " | ".join([*cells, "–" if total is None else milliseconds(total)]) + " |")
+        own = milliseconds(row["contenders"][benchmark.primary(row)]["median"])
+        cells = [benchmark.cell_title(row["cell"]), benchmark.modes[row["mode"]], own, str(row["rounds"])]
+        cells += [_grid_cell(benchmark, row, name) for name in names]
+        if benchmark.floors:
+            total = benchmark.floor_seconds(row)
+            cells.append("–" if total is None else f"{milliseconds(total)} ({_share(benchmark, row)})")
+        lines.append("| " + " | ".join(cells) + " |")
     return lines + _reasons(result)
+
+
+def _grid_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
+    entry = row["contenders"].get(name, {})
+    ratio = row["speedups"][benchmark.primary(row)].get(name)
+    if "median" not in entry:
+        return "–"
+    return milliseconds(entry["median"]) + (f" ({speedup(ratio)})" if ratio else "")
 
 
 def _reasons(result: Result) -> list[str]:
     """Why contenders are missing, once each."""
+    titles = benchmark_of(result).titles
     found: dict[str, None] = {}
     for row in result["rows"]:
         for name, entry in row["contenders"].items():
             if "skipped" in entry:
-                found[f"{sliced_ot.TITLES[name]}: {entry['skipped']}"] = None
+                found[f"{titles[name]}: {entry['skipped']}"] = None
     return ["", "Left out (–): " + "; ".join(found) + "."] if found else []
+
+
+def curve_rows(result: Result) -> list[dict[str, Any]]:
+    """The rows of the plot: the cells that differ in the axis alone and have most sizes; none for a single size."""
+    benchmark = benchmark_of(result)
+    sizes: dict[str, set[int]] = {}
+    for row in result["rows"]:
+        sizes.setdefault(_group(row["cell"], benchmark.axis), set()).add(row["cell"][benchmark.axis])
+    wanted = json.dumps(benchmark.curve, sort_keys=True)
+    best = max(sizes, key=lambda group: (len(sizes[group]), group == wanted), default="")
+    if len(sizes.get(best, ())) < 2:
+        return []
+    rows = [row for row in result["rows"] if _group(row["cell"], benchmark.axis) == best]
+    return sorted(rows, key=lambda row: row["cell"][benchmark.axis])
+
+
+def _group(cell: Cell, axis: str) -> str:
+    return json.dumps({key: value for key, value in cell.items() if key != axis}, sort_keys=True)
 
 
 def target_table(result: Result) -> list[str]:
@@ -164,10 +196,6 @@ def target_table(result: Result) -> list[str]:
         lowest = f"{min(bounds):.2f}" if bounds else "not measured"
         lines.append(f"| {name}: at least {least:g}× | {len(verdicts)} | {met} | {lowest} |")
     return lines
-
-
-def cell_title(cell: dict[str, int]) -> str:
-    return f"{cell['n']:,}, {cell['d']}, {cell['n_projections']}"
 
 
 def milliseconds(seconds: float) -> str:
@@ -184,10 +212,10 @@ def readme_tables(benchmark: str, results: Path = RESULTS) -> str:
     parts = []
     for path in sorted(results.glob(f"*/{benchmark}.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        table, memory, verdicts = headline_table(result), memory_table(result), target_table(result)
         where = path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent
         more = f"Every size: [{benchmark}.md]({where.as_posix()}/{benchmark}.md)."
-        parts.append("\n".join([machine_line(result), "", *table, "", *memory, "", *verdicts, "", more]))
+        tables = [headline_tables(result), memory_table(result), target_table(result), [more]]
+        parts.append("\n\n".join([machine_line(result), *("\n".join(table) for table in tables if table)]))
     return "\n\n".join(parts)
 
 

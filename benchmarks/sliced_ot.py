@@ -6,9 +6,7 @@ Contenders: our backends; PyTorch eager; the same under torch.compile; POT; the 
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,9 +14,10 @@ from torch import Tensor
 import cgm_kernels
 
 from . import floor
+from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, not_installed, relative_error
 from .timing import Contender
 
-MODES = ("forward", "forward_backward")
+MODES = {"forward": "forward", "forward_backward": "forward + backward"}
 HEADLINE = {"n": 10_000, "d": 64, "n_projections": 500}
 CURVE = {"d": 64, "n_projections": 500}  # the sizes of the plot
 GRID = [
@@ -46,11 +45,6 @@ TITLES = {
 }
 OURS = ("native", "triton", "reference")
 POT_KEYS = 10_000_000
-ROTATION_BYTES = 128 * 2**20
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    return float((found.double() - wanted).norm() / wanted.norm())
 
 
 def eager(x: Tensor, y: Tensor, projections: Tensor) -> Tensor:
@@ -77,17 +71,14 @@ class Problem:
     On CUDA successive calls rotate through enough copies of the inputs that none is found in the cache.
     """
 
-    def __init__(self, cell: dict[str, int], mode: str, device: str) -> None:
+    def __init__(self, cell: Cell, mode: str, device: str) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         generator = torch.Generator().manual_seed(0)
         n, d = cell["n"], cell["d"]
-        copies = 1
-        if torch.device(device).type == "cuda":
-            copies = max(1, min(8, ROTATION_BYTES // (8 * n * d)))
         self.inputs = []
-        for _ in range(copies):
+        for _ in range(input_copies(8 * n * d, device)):
             x, y = (torch.randn(n, d, generator=generator).to(device) for _ in range(2))
             self.inputs.append((x.requires_grad_(self.gradient), y))
         drawn = cgm_kernels.random_projections(d, cell["n_projections"], generator=generator)
@@ -104,16 +95,14 @@ class Problem:
         return one
 
     def _method(self, name: str) -> tuple[Callable[[Tensor, Tensor, Tensor], Tensor], Callable[[], None]]:
-        if name in OURS:
-            return ours, functools.partial(cgm_kernels.set_backend, name)
-        nothing = functools.partial(cgm_kernels.set_backend, "auto")
+        prepare = choose_backend(name)
         if name == "compile":
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations
-            return torch.compile(eager, fullgraph=True, dynamic=False), nothing
-        methods = {"eager": eager, "pot": pot}
+            return torch.compile(eager, fullgraph=True, dynamic=False), prepare
+        methods = {"eager": eager, "pot": pot} | dict.fromkeys(OURS, ours)
         if name not in methods:
             raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
-        return methods[name], nothing
+        return methods[name], prepare
 
     def _step(self, method: Callable[[Tensor, Tensor, Tensor], Tensor], index: int) -> None:
         x, y = self.inputs[index % len(self.inputs)]
@@ -125,7 +114,7 @@ class Problem:
 
     @functools.cached_property
     def _expected(self) -> tuple[Tensor, Tensor | None, float]:
-        """The float64 value of PyTorch eager, its gradient in x where that is timed, and float32 eager's error in that."""
+        """The float64 value of PyTorch eager, its gradient in x where it is timed, and float32 eager's error in it."""
         x, y = (cloud.detach().double() for cloud in self.inputs[0])
         value = eager(x.requires_grad_(self.gradient), y, self.projections.double())
         if not self.gradient:
@@ -164,49 +153,56 @@ class Problem:
         return Contender(name, call=floor.sort_call(rows, torch.get_num_threads()))
 
 
-def contenders(problem: Problem, backends: tuple[str, ...], quick: bool) -> list[Contender]:
-    """All contenders of a size; those that do not run here carry the reason."""
-    found = [problem.contender(name) for name in backends]
-    found.append(problem.contender("eager"))
-    for name in ("compile", "pot"):
-        reason = why_not(name, problem.cell, quick, problem.gradient)
-        if reason is None:
-            try:
-                found.append(problem.contender(name))
-                continue
-            except AssertionError:
-                raise
-            except Exception as error:
-                lines = str(error).strip().splitlines() or [""]
-                reason = f"failed: {type(error).__name__}: {lines[0][:160]}"
-        found.append(Contender(name, skipped=reason))
-    return [*found, problem.contender("floor_sort"), problem.contender("floor_gemm")]
-
-
-def why_not(name: str, cell: dict[str, int], quick: bool, gradient: bool = True) -> str | None:
+def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     """Why a contender is left out at a size, or None."""
-    if quick and cell == HEADLINE and not gradient and name in ("compile", "pot"):
+    if quick and cell == HEADLINE and mode == "forward" and name in ("compile", "pot"):
         return "timed with the gradient alone in a quick run"
     if name == "compile":
         on_curve = all(cell[key] == value for key, value in CURVE.items())
         if not on_curve or (quick and cell != HEADLINE):
             return "compiled only at the " + ("headline size" if quick else "sizes of the plot")
     if name == "pot":
-        if importlib.util.find_spec("ot") is None:
-            return "POT is not installed"
         if cell["n"] * cell["n_projections"] > POT_KEYS:
             return "more than ten seconds a call"
+        return not_installed("ot", "POT")
     return None
 
 
-def available(device: str) -> tuple[str, ...]:
-    """Our compiled backends on a device; the reference only where there is none."""
-    names = tuple(name for name in cgm_kernels.available_backends(device) if name != "reference")
-    if torch.device(device).type == "cpu":
-        names = tuple(name for name in names if name != "triton")  # its interpreter is no fair time
-    return names or ("reference",)
+def _headline(cell: Cell) -> bool:
+    return cell == HEADLINE
 
 
-def primary(row: dict[str, Any]) -> str:
-    """The backend of ours that ``auto`` takes: the first measured one."""
-    return next(name for name in OURS if name in row["speedups"])
+def _small_enough(cell: Cell) -> bool:
+    return _headline(cell) or (1_000 <= cell["n"] <= 16_384 and cell["n_projections"] == 500)
+
+
+BENCHMARK = Benchmark(
+    name="sliced_ot",
+    title="Sliced OT",
+    modes=MODES,
+    sizes={"n": "n = {:,}", "d": "d = {}", "n_projections": "{} directions"},
+    columns="n, d, directions",
+    grid=GRID,
+    quick_grid=QUICK_GRID,
+    headlines=[HEADLINE],
+    titles=TITLES,
+    ours=OURS,
+    floors=("floor_sort", "floor_gemm"),
+    floor_title="floor: sort + GEMM",
+    problem=Problem,
+    why_not=why_not,
+    targets=(
+        Target("forward+backward, PyTorch", "cpu", ("forward_backward",), "eager", 5.0, _headline),
+        Target("forward+backward, POT", "cpu", ("forward_backward",), "pot", 20.0, _headline),
+        Target("forward, PyTorch", "cpu", ("forward",), "eager", 8.0, _headline),
+        Target("never slower than PyTorch", "cpu", tuple(MODES), "eager", 0.95, lambda cell: True),
+        Target("on a GPU, PyTorch", "cuda", tuple(MODES), "eager", 5.0, _small_enough),
+        Target("never slower than PyTorch", "cuda", tuple(MODES), "eager", 0.95, lambda cell: True),
+    ),
+    axis_title="points in each cloud",
+    curve=CURVE,
+    libraries=("numpy", "POT"),
+    tiny={"n": 64, "d": 2, "n_projections": 4},
+    memory_cells=[HEADLINE | {"n_projections": count} for count in (50, 500)],
+    output_bytes=lambda cell, mode: 4 * cell["n"] * cell["d"] if mode == "forward_backward" else 0,
+)

@@ -46,10 +46,12 @@ def measure(
     ``full`` keeps the least number of rounds for all of them, however slow.
     """
     present = [one for one in contenders if one.skipped is None]
+    ours = [one.name for one in present if one.name in ours]
     warm = {one.name: warm_up(one, clock) for one in present}
-    rounds = plan.rounds(max(warm[name][0] for name in (*ours, baseline)), full)
+    always = [name for name in (*ours, baseline) if name in warm]
+    rounds = plan.rounds(max(warm[name][0] for name in always), full)
     for one in present:
-        one.rounds = rounds if one.name in (*ours, baseline) else min(rounds, plan.rounds(warm[one.name][0], full))
+        one.rounds = rounds if one.name in always else min(rounds, plan.rounds(warm[one.name][0], full))
     series = interleave(present, {name: calls for name, (_, calls) in warm.items()}, rounds, clock)
     described = {one.name: _describe(one, series.get(one.name)) for one in contenders}
     return {"rounds": rounds, "contenders": described, "speedups": compare(series, ours)}

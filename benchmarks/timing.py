@@ -63,6 +63,21 @@ def clock_for(device: str | torch.device) -> Clock:
     return CudaClock() if torch.device(device).type == "cuda" else CpuClock()
 
 
+def graphed(call: Call, copies: int) -> Call:
+    """``call`` as CUDA graphs, one for each of the ``copies`` of the inputs that it rotates through."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for index in range(3):  # libraries allocate and choose algorithms on the first calls
+            call(index)
+    torch.cuda.current_stream().wait_stream(side)
+    graphs = [torch.cuda.CUDAGraph() for _ in range(copies)]
+    for index, graph in enumerate(graphs):
+        with torch.cuda.graph(graph):
+            call(index)
+    return lambda index: graphs[index % copies].replay()
+
+
 @dataclass
 class Contender:
     """One way to compute the same thing, or the reason why it is not measured."""

@@ -13,7 +13,9 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import floor, machine, memory, report, sliced_ot, suite, targets, timing
+from benchmarks.benchmark import compiled_backends
 from benchmarks.statistics import paired_ratio, spread
+from tests.support.benchmarks import FakeClock, fake, result_with
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -50,22 +52,6 @@ def test_a_contender_takes_part_in_exactly_its_own_number_of_rounds(rounds):
     for own in range(1, rounds + 1):
         assert sum(timing.takes_part(index, rounds, own) for index in range(rounds)) == own
     assert all(timing.takes_part(index, rounds, None) for index in range(rounds))
-
-
-class FakeClock:
-    """Every call costs what its contender says; samples are recorded in order."""
-
-    def __init__(self):
-        self.log = []
-
-    def __call__(self, call, first, calls):
-        name, seconds = call(first)
-        self.log.append((name, first, calls))
-        return seconds * calls
-
-
-def fake(name, seconds):
-    return timing.Contender(name, call=lambda index: (name, seconds))
 
 
 def test_samples_of_short_calls_last_a_millisecond():
@@ -151,7 +137,7 @@ def test_the_sort_floor_sorts_all_rows_each_time(threads, rows):
 @pytest.mark.parametrize("mode", sliced_ot.MODES)
 @pytest.mark.parametrize("name", ["native", "reference", "pot", "floor_sort", "floor_gemm"])
 def test_every_contender_computes_what_pytorch_does(name, mode):
-    if name == "native" and "native" not in sliced_ot.available("cpu"):
+    if name == "native" and "native" not in compiled_backends("cpu"):
         pytest.skip("the extension is not built")
     if name == "pot":
         pytest.importorskip("ot")
@@ -174,21 +160,6 @@ def test_the_grid_holds_the_sizes_that_must_not_be_slower():
     sizes = {tuple(cell.values()) for cell in sliced_ot.GRID}
     assert len(sizes) == 45
     assert tuple(sliced_ot.HEADLINE.values()) in sizes
-
-
-def result_with(ratios):
-    """A stored result at the headline with the given speedups, times in seconds."""
-    rows = []
-    for mode, (eager, pot) in ratios.items():
-        seconds = {"native": 0.01, "eager": 0.01 * eager, "pot": 0.01 * pot, "floor_sort": 2e-3, "floor_gemm": 1e-3}
-        entrants = [fake(name, value) for name, value in seconds.items()]
-        entrants.append(timing.Contender("compile", skipped="no compiler"))
-        row = suite.measure(entrants, ["native"], "eager", suite.Plan(), FakeClock())
-        rows.append({"cell": sliced_ot.HEADLINE, "mode": mode, "dtype": "float32"} | row)
-    settings = {"device": "cpu", "quick": False}
-    return {
-        "benchmark": "sliced_ot", "machine": machine.facts("cpu"), "settings": settings, "memory": [], "rows": rows,
-    }  # fmt: skip
 
 
 def test_targets_pass_by_the_lower_bound():
@@ -248,10 +219,10 @@ def test_facts_name_machine_versions_and_date():
 @pytest.mark.skipif(not memory.RESET.exists(), reason="the high-water mark cannot be reset here")
 def test_peak_memory_sees_what_pytorch_allocates():
     cell = {"n": 20_000, "d": 4, "n_projections": 100}
-    row = memory.measure("eager", "forward", cell, "cpu")
+    row = memory.measure("sliced_ot", "eager", "forward", cell, "cpu")
     keys = 4 * cell["n"] * cell["n_projections"]  # the projections of one cloud
     assert 2 * keys < row["bytes"] < 20 * keys
-    assert "no_such_method" in memory.measure("no_such_method", "forward", cell, "cpu")["skipped"]
+    assert "no_such_method" in memory.measure("sliced_ot", "no_such_method", "forward", cell, "cpu")["skipped"]
 
 
 def test_the_command_measures_a_tiny_size(tmp_path):

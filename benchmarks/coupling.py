@@ -1,0 +1,232 @@
+"""Affine couplings: y = σ(s)·x + t with its log-determinant; forward, and with the gradients in all inputs.
+
+Contenders: our backends; PyTorch eager written the best way (one ``addcmul``, contiguous inputs); the same under
+torch.compile; on a GPU both also as CUDA graphs. The floor copies as many bytes as must move: every input read and
+every output written once, in the forward and again in the backward. The gradient in the shift is that of y: it moves
+nothing, except in the one gradient of a conditioner's output.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import cgm_kernels
+
+from . import floor
+from .benchmark import Benchmark, Cell, Target, choose_backend, compiled_backends, input_copies, relative_error
+from .timing import Contender, graphed
+
+Pair = tuple[Tensor, Tensor]
+
+MODES = {"forward": "forward", "forward_backward": "forward + backward"}
+KINDS = {"exp": "exp", "tanh": "tanh", "event": "whole event", "actnorm": "actnorm"}
+SIZES = [(1, 2), (16, 2), (128, 8), (1024, 16), (4096, 32), (4096, 64), (65536, 64), (4096, 3072)]
+CURVE_SIZES = [(n, 64) for n in (16, 128, 1024, 16384, 262144)]
+HEADLINES = [{"kind": "exp", "n": n, "d": d} for n, d in ((65536, 64), (4096, 3072))]
+GRID = [{"kind": "exp", "n": n, "d": d} for n, d in SIZES + CURVE_SIZES] + [
+    {"kind": kind, "n": n, "d": d}
+    for kind in ("tanh", "event", "actnorm")
+    for n, d in ((1, 2), (128, 8), (4096, 64), (65536, 64), (4096, 3072))
+]
+QUICK_GRID = HEADLINES + [
+    {"kind": kind, "n": n, "d": d}
+    for kind, n, d in (
+        ("exp", 1, 2),
+        ("exp", 128, 8),
+        ("exp", 4096, 64),
+        ("tanh", 65536, 64),
+        ("event", 16, 2),
+        ("event", 4096, 64),
+        ("actnorm", 16, 2),
+        ("actnorm", 4096, 64),
+    )
+]
+TITLES = {
+    "native": "ours (native)",
+    "triton": "ours (Triton)",
+    "reference": "ours (reference)",
+    "native_graph": "ours (native, CUDA graph)",
+    "eager": "PyTorch eager",
+    "eager_graph": "PyTorch eager, CUDA graph",
+    "compile": "torch.compile",
+    "floor_copy": "floor: copy",
+}
+OURS = ("native", "triton", "reference", "native_graph")
+# Elements that must be read or written at least once, in units of n·d: forward, and forward with backward.
+MOVED = {"exp": (4, 9), "tanh": (4, 9), "event": (3, 7), "actnorm": (2, 5)}
+LARGE = 2**22  # elements from which a GPU is held to its bandwidth
+
+
+def eager_exp(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return torch.addcmul(t, x, s.exp()), s.sum(-1)
+
+
+def eager_tanh(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return eager_exp(x, 2.0 * torch.tanh(0.5 * s), t)
+
+
+def eager_event(x: Tensor, parameters: Tensor) -> Pair:
+    half = x.shape[1] // 2
+    s, t = parameters.chunk(2, dim=1)
+    moved, log_det = eager_exp(x[:, half:], s, t)
+    return torch.cat((x[:, :half], moved), dim=1), log_det
+
+
+def eager_actnorm(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return torch.addcmul(t, x, s.exp()), s.sum().expand(len(x))
+
+
+def ours_event(x: Tensor, parameters: Tensor) -> Pair:
+    return cgm_kernels.affine_coupling_event(x, parameters, x.shape[1] // 2)
+
+
+EAGER: dict[str, Callable[..., Pair]] = {
+    "exp": eager_exp,
+    "tanh": eager_tanh,
+    "event": eager_event,
+    "actnorm": eager_actnorm,
+}
+OUR_CALLS: dict[str, Callable[..., Pair]] = {
+    "exp": cgm_kernels.affine_coupling,
+    "tanh": functools.partial(cgm_kernels.affine_coupling, scale="tanh", bound=2.0),
+    "event": ours_event,
+    "actnorm": cgm_kernels.affine_coupling,
+}
+
+
+class Problem:
+    """The inputs of one cell and mode, float32, and the contenders on them; with a backward, also the gradients of y
+    and log_det that it starts from."""
+
+    def __init__(self, cell: Cell, mode: str, device: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
+        n, d = cell["n"], cell["d"]
+        self.moved_bytes = 4 * n * d * MOVED[cell["kind"]][self.gradient]
+        shapes = {"event": [(n, d), (n, 2 * (d - d // 2))], "actnorm": [(n, d), (d,), (d,)]}
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int) -> Tensor:
+            return torch.randn(*shape, generator=generator).to(device)
+
+        self.inputs = [
+            tuple(draw(*shape).requires_grad_(self.gradient) for shape in shapes.get(cell["kind"], [(n, d)] * 3))
+            for _ in range(input_copies(self.moved_bytes, device))
+        ]
+        self.cotangents = (draw(n, d), draw(n))
+
+    def contender(self, name: str, check: bool = True) -> Contender:
+        """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
+        if name == "floor_copy":
+            call = floor.copy_call(self.moved_bytes // 2, self.device, len(self.inputs))
+            return Contender(name, call=call)
+        base, _, graph = name.partition("_")
+        method, prepare = self._method(base), choose_backend(base)
+        prepare()
+        if check and name != "eager":
+            self._check(name, method)
+        call = functools.partial(self._step, method)
+        return Contender(name, call=graphed(call, len(self.inputs)) if graph else call, prepare=prepare)
+
+    def _method(self, name: str) -> Callable[..., Pair]:
+        kind = self.cell["kind"]
+        if name == "compile":
+            torch._dynamo.reset()  # sizes must not count against the limit of recompilations
+            return torch.compile(EAGER[kind], fullgraph=True, dynamic=False)
+        if name not in ("eager", *OURS):
+            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        return EAGER[kind] if name == "eager" else OUR_CALLS[kind]
+
+    def _step(self, method: Callable[..., Pair], index: int) -> None:
+        inputs = self.inputs[index % len(self.inputs)]
+        if self.gradient:
+            torch.autograd.grad(method(*inputs), inputs, self.cotangents)
+        else:
+            method(*inputs)
+
+    def _results(self, method: Callable[..., Pair], inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        found = method(*inputs)
+        if not self.gradient:
+            return list(found)
+        cotangents = [one.to(inputs[0].dtype) for one in self.cotangents]
+        return [one.detach() for one in found] + list(torch.autograd.grad(found, inputs, cotangents))
+
+    @functools.cached_property
+    def _expected(self) -> list[tuple[Tensor, float]]:
+        """Each result of PyTorch eager in float64, and float32 eager's error in it."""
+        eager = EAGER[self.cell["kind"]]
+        exact = tuple(one.detach().double().requires_grad_(self.gradient) for one in self.inputs[0])
+        plain = self._results(eager, self.inputs[0])
+        wanted = self._results(eager, exact)
+        return [(one, relative_error(rough, one)) for one, rough in zip(wanted, plain, strict=True)]
+
+    def _check(self, name: str, method: Callable[..., Pair]) -> None:
+        """The rule of the kernels: at most twice the error of PyTorch eager, and a tiny floor."""
+        for found, (wanted, bound) in zip(self._results(method, self.inputs[0]), self._expected, strict=True):
+            error = relative_error(found, wanted)
+            if not (found.shape == wanted.shape and error <= 2 * bound + 1e-6):
+                raise AssertionError(f"{name} at {self.cell} is off by {error:.1e}, PyTorch eager by {bound:.1e}")
+
+
+def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
+    """Why a contender is left out at a cell, or None."""
+    if name != "compile" or (cell in HEADLINES and (not quick or mode == "forward_backward")):
+        return None
+    if quick:
+        return "compiled only at the headline sizes, with the gradient"
+    return None if cell["kind"] == "exp" and cell["d"] == 64 else "compiled only at the sizes of headlines and plot"
+
+
+def available(device: str) -> tuple[str, ...]:
+    """Ours on a device; on a GPU the native kernels also as a CUDA graph."""
+    names = compiled_backends(device)
+    return (*names, "native_graph") if torch.device(device).type == "cuda" and "native" in names else names
+
+
+def _headline(cell: Cell) -> bool:
+    return cell in HEADLINES
+
+
+def _large(cell: Cell) -> bool:
+    return cell["n"] * cell["d"] >= LARGE
+
+
+BENCHMARK = Benchmark(
+    name="coupling",
+    title="Affine coupling",
+    modes=MODES,
+    kinds=KINDS,
+    sizes={"n": "n = {:,}", "d": "d = {:,}"},
+    columns="kind, n, d",
+    grid=GRID,
+    quick_grid=QUICK_GRID,
+    headlines=HEADLINES,
+    titles=TITLES,
+    ours=OURS,
+    floors=("floor_copy",),
+    floor_title="floor: copy",
+    cuda_only=("native_graph", "eager_graph"),
+    problem=Problem,
+    why_not=why_not,
+    available=available,
+    targets=(
+        Target("forward, PyTorch", "cpu", ("forward",), "eager", 2.0, _headline),
+        Target("forward+backward, PyTorch", "cpu", ("forward_backward",), "eager", 3.0, _headline),
+        Target("never slower than PyTorch", "cpu", tuple(MODES), "eager", 0.95, lambda cell: True),
+        Target("on a GPU, share of the copy bandwidth", "cuda", tuple(MODES), "floor_copy", 0.85, _large),
+        Target("never slower than PyTorch", "cuda", tuple(MODES), "eager", 0.95, lambda cell: True),
+        Target(
+            "CUDA graphs never slower", "cuda", tuple(MODES), "eager_graph", 0.95, lambda cell: True, "native_graph"
+        ),
+    ),
+    axis_title="events",
+    curve={"kind": "exp", "d": 64},
+    tiny={"kind": "exp", "n": 16, "d": 4},
+    memory_cells=HEADLINES,
+    output_bytes=lambda cell, mode: 4 * cell["n"] * cell["d"] * (2 if mode == "forward_backward" else 1),
+)
