@@ -13,6 +13,9 @@ CGM_SIMD_FUNCTION double power_of(double shifted) {
   return double_of((bits_of(shifted) - bits_of(round_magic_double) + 1023u) << 52);
 }
 
+CGM_SIMD_FUNCTION float with_sign(float size, float sign) { return __builtin_copysignf(size, sign); }
+CGM_SIMD_FUNCTION double with_sign(double size, double sign) { return __builtin_copysign(size, sign); }
+
 // tanh(x) = −m / (2 + m) with m = exp(−2|x|) − 1 = 2^n p + (2^n − 1), whose small values keep their precision. Beyond
 // |x| = 20 the result rounds to ±1.
 template <typename Real>
@@ -23,8 +26,7 @@ CGM_SIMD_FUNCTION Real tanh(Real x) {
   const Real fraction = exp_fraction(-2 * bounded, shifted);
   const Real power = power_of(shifted);
   const Real m = power * fraction + (power - 1);
-  const Real value = m / (2 + m);
-  return x < 0 ? value : -value;
+  return with_sign(m / (2 + m), x);
 }
 
 // log(1 + x) for x in [0, 1], where 1 + x needs no care for zero, infinity and subnormal numbers; the rounding of
