@@ -35,7 +35,7 @@ def evaluate(
     import torch
 
     from ..model import load
-    from .scores import references, score
+    from .scores import likelihood, references, score
 
     run = RunDirectory.open(run_path)
     if n is not None and n < 6:
@@ -49,9 +49,15 @@ def evaluate(
     n = data.n_train if n is None else n
     clouds = references(data, n, torch.Generator().manual_seed(seed))
     training = clouds.pop("training split")
-    clouds[type(model).__name__] = model.sample(n, generator=torch.Generator().manual_seed(seed)).float()
+    name = type(model).__name__
+    # Classes as often as in the data, and in the order of the training split, which is random.
+    labels = None
+    if model.context_dim and data.train_context is not None:
+        labels = data.train_context[torch.arange(n) % data.n_train]
+    clouds[name] = model.sample(n, labels, generator=torch.Generator().manual_seed(seed)).float()
     clouds["training split"] = training
-    rows = {name: score(cloud, data, n_permutations=n_permutations) for name, cloud in clouds.items()}
+    rows = {key: score(cloud, data, n_permutations=n_permutations) for key, cloud in clouds.items()}
+    rows[name] |= likelihood(model, data)
     content = {"n_samples": n, "n_held_out": len(data.test_x), "seed": seed, "rows": rows}
     run.write_json(run.metrics_path, content)
     return rows
