@@ -63,15 +63,16 @@ def test_config_repeats_a_run_and_options_override_it(run, tmp_path):
     assert _weights(tmp_path / "other") != _weights(run)
 
 
-def test_resume_goes_on_with_the_options_of_the_run(tmp_path):
-    assert fit(tmp_path / "whole", steps=40) == 0
-    assert fit(tmp_path / "parts", steps=20) == 0
+@pytest.mark.parametrize("more", [[], ["--actnorm=true", "--trainer.ema_decay=0.9", "--data=digits", "--n_levels=17"]])
+def test_resume_goes_on_with_the_options_of_the_run(more, tmp_path):
+    assert fit(tmp_path / "whole", *more, steps=40) == 0
+    assert fit(tmp_path / "parts", *more, steps=20) == 0
     assert main(["fit", "--resume", "--out", str(tmp_path / "parts"), "--trainer.max_steps=40", "--quiet"]) == 0
     whole, parts = (load_file(tmp_path / name / "model/weights.safetensors") for name in ("whole", "parts"))
     assert all((whole[name] == parts[name]).all() for name in whole)
     # The same command starts a run that is not there yet, and does nothing to one that has ended.
-    assert fit(tmp_path / "fresh", "--resume", steps=40) == 0
-    assert fit(tmp_path / "fresh", "--resume", steps=40) == 0
+    for _ in range(2):
+        assert fit(tmp_path / "fresh", *more, "--resume", steps=40) == 0
     assert _weights(tmp_path / "fresh") == _weights(tmp_path / "whole")
 
 
@@ -102,7 +103,9 @@ def test_a_killed_fit_is_resumed(tmp_path):
 
 
 def test_labels_become_the_context(tmp_path):
-    assert fit(tmp_path / "run", "--conditional", "true", data="pinwheel", steps=3) == 0
+    more = ["--conditional", "true", "--trainer.sample_every=3"]
+    assert fit(tmp_path / "run", *more, data="pinwheel", steps=3) == 0
+    assert (tmp_path / "run/samples/step-00000003.png").is_file()
     model = cgm_models.load(tmp_path / "run/model")
     assert model.context_dim == 5
     assert main(["sample", str(tmp_path / "run"), "--label", "1", "--out", str(tmp_path / "x.npy")]) == 0

@@ -1,6 +1,7 @@
 """What stops a training: values that are not finite, data and options that do not fit."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -118,6 +119,15 @@ class VectorLoss(ToyGaussian):
 def test_what_does_not_fit_is_named(model, x, more, error, message):
     with pytest.raises(error, match=message):
         Trainer(**QUIET, max_steps=1).fit(model, x, **more)
+
+
+@pytest.mark.parametrize("name", ["lightning", "tensorboard"])
+def test_a_missing_library_is_named(name, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "lightning.fabric", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda asked: None if asked == name else object())
+    with pytest.raises(ModuleNotFoundError, match=f"{name}.*pip install"):
+        Trainer(accelerator="cpu", progress=False).fit(ToyGaussian((2,)), _data(), run=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_options_that_need_something_else_are_named():

@@ -33,8 +33,10 @@ def make_fabric(accelerator: str, devices: int, strategy: str, precision: str) -
     Raises:
         ValueError: if the choices exclude each other or the machine does not have them.
     """
-    from lightning.fabric import Fabric
-
+    try:
+        from lightning.fabric import Fabric
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"the trainer needs lightning, pip install 'cgm-kernels[models]': {error}") from error
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     available = torch.cuda.device_count() if accelerator == "cuda" else devices

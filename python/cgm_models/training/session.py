@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,10 +84,11 @@ class Session:
         )
         self.checkpoints = None if run is None else CheckpointFolder(run.checkpoints_path)
         self.reporter = Reporter(run if self.first else None, options.tensorboard, options.progress and self.first)
-        self._set_up(self.checkpoints.latest() if self.checkpoints and resume else None)
+        self._set_up(resume)
 
-    def _set_up(self, checkpoint: Path | None) -> None:
+    def _set_up(self, resume: bool) -> None:
         options, fabric = self.options, self.fabric
+        checkpoint = self.checkpoints.latest() if self.checkpoints and resume else None
         torch.manual_seed(derived_seed(options.seed, "noise", fabric.global_rank))
         self.model.to(fabric.device).train()
         initialize = getattr(self.model, "initialize", None)
@@ -103,11 +103,9 @@ class Session:
         self.optimizer: Any = fabric.setup_optimizers(optimizer)
         self.skips = bool(optimizer.defaults.get("fused")) and not self.reads_every_step and not self.sharded
         self.average = None if options.ema_decay is None else WeightAverage(self.parameters, options.ema_decay)
-        if checkpoint is not None:
-            log_bytes = restore(self, checkpoint)
+        if resume:
+            log_bytes = 0 if checkpoint is None else restore(self, checkpoint)
             self.reporter.go_on_from(self.step, log_bytes)
-        else:
-            self.reporter.go_on_from(0, 0)
 
     def clip(self) -> Tensor:
         """Clip the gradients, unscaled before under float16; their norm before that."""

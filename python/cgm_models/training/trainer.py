@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import os
 import tempfile
 from dataclasses import asdict, dataclass
@@ -146,6 +147,8 @@ class Trainer:
             raise ValueError("patience counts looks at the held-out loss: it needs validation_x")
         if self.sample_every is not None and not drawable(model.event_shape):
             raise ValueError(f"samples of shape {model.event_shape} have no picture: leave sample_every out")
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise ModuleNotFoundError("tensorboard is not installed: pip install tensorboard, or say tensorboard=False")
         if resumes_nothing:
             raise ValueError("resume goes on from the checkpoints of a run: it needs run")
 
