@@ -45,4 +45,14 @@ struct MaskedInverse {
 template <typename scalar_t>
 void masked_inverse_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, const Parallel& parallel);
 
+// ---- CUDA. `stream` is a cudaStream_t; pointers are device pointers; a call is asynchronous on the stream and safe to
+// capture in a CUDA graph: no allocation, no synchronisation, no host read of device memory.
+
+// Bytes of workspace, 0 where the units of a block's rows fit its shared memory.
+template <typename scalar_t>
+size_t masked_inverse_cuda_workspace(const MaskedPlan& plan, int64_t rows);
+
+template <typename scalar_t>
+void masked_inverse_cuda(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, void* workspace, void* stream);
+
 }  // namespace cgm::coupling

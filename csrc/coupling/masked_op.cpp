@@ -1,12 +1,11 @@
 // The tensor side of the masked autoregressive inverse, and its registration; the schema is defined in Python.
 #include <ATen/Dispatch.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <optional>
 #include <tuple>
 
-#include "common/at_parallel.h"
+#include "coupling/device.h"
 #include "coupling/masked_kernels.h"
 
 namespace cgm::coupling {
@@ -71,7 +70,15 @@ std::tuple<at::Tensor, at::Tensor> masked_inverse(const at::Tensor& y, const at:
     problem.standardize = standardize;
     problem.x = x.mutable_data_ptr<scalar_t>();
     problem.log_det = log_det.mutable_data_ptr<scalar_t>();
-    masked_inverse_cpu(plan, problem, at_parallel());
+    on_device<scalar_t>(
+        y, [&] { masked_inverse_cpu(plan, problem, at_parallel()); },
+        [&]([[maybe_unused]] void* stream) {
+#ifdef CGM_WITH_CUDA
+          const size_t bytes = masked_inverse_cuda_workspace<scalar_t>(plan, problem.rows);
+          const auto workspace = bytes > 0 ? workspace_of(bytes, y) : at::Tensor();
+          masked_inverse_cuda(plan, problem, bytes > 0 ? workspace.data_ptr() : nullptr, stream);
+#endif
+        });
   });
   return {x, log_det};
 }
@@ -79,5 +86,9 @@ std::tuple<at::Tensor, at::Tensor> masked_inverse(const at::Tensor& y, const at:
 }  // namespace
 
 TORCH_LIBRARY_IMPL(cgm_native, CPU, m) { m.impl("masked_inverse", &masked_inverse); }
+
+#ifdef CGM_WITH_CUDA
+TORCH_LIBRARY_IMPL(cgm_native, CUDA, m) { m.impl("masked_inverse", &masked_inverse); }
+#endif
 
 }  // namespace cgm::coupling

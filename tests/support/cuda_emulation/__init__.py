@@ -58,8 +58,11 @@ def compile_units(command: list[str], units: list[Path], output: Path) -> Path:
     return output
 
 
-def build(op: str, *, sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Path:
-    """The shared library of csrc/<op>/cuda.cu and <op>_capi.cpp, built once for each state of the sources."""
+def build(op: str, *, part: str = "", sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Path:
+    """The shared library of csrc/<op>/cuda.cu and <op>_capi.cpp, built once for each state of the sources.
+
+    With a ``part``, of csrc/<op>/<part>_cuda.cu and <op>_<part>_capi.cpp.
+    """
     command = compiler()
     if command is None:
         raise RuntimeError("no C++ compiler: neither $CXX nor c++ is there")
@@ -72,8 +75,9 @@ def build(op: str, *, sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Pat
     for name in ("machine", "fibers"):
         output = cache_folder() / f"{name}_{digest(command, machine)}.o"
         objects.append(compile_units([*command, "-c"], [FOLDER / f"{name}.cpp"], output))
-    units = [csrc / op / "cuda.cu", FOLDER / f"{op}_capi.cpp"]
-    library = cache_folder() / f"{op}_{digest((command, op), relevant)}.so"
+    name, unit = (f"{op}_{part}", f"{part}_cuda.cu") if part else (op, "cuda.cu")
+    units = [csrc / op / unit, FOLDER / f"{name}_capi.cpp"]
+    library = cache_folder() / f"{name}_{digest((command, name), relevant)}.so"
     return compile_units([*command, "-shared", *map(str, objects), "-x", "c++"], units, library)
 
 
