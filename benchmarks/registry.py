@@ -7,7 +7,7 @@ import importlib
 
 from .benchmark import Benchmark
 
-NAMES = ("sliced_ot", "coupling")
+NAMES = ("sliced_ot", "coupling", "models")
 """Modules of this package that hold a ``BENCHMARK``, in the order of the README."""
 
 

@@ -1,0 +1,195 @@
+"""Whole flows: log_prob with the gradient in all parameters, and sampling, of ours and of the libraries people use.
+
+Contenders: our flows on each backend; a minimal PyTorch flow with our weights, which must give our numbers; the same
+under torch.compile; zuko, normflows and nflows with as many layers, widths and parameters. The floor is the matrix
+products of the conditioners alone, into memory that is there already.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
+from .flow_peers import HIDDEN, LAYERS, LIBRARIES, FlowModel
+from .plain_flows import PLAIN, PlainFlow
+from .timing import Contender
+
+MODES = {"log_prob_backward": "log_prob forward + backward", "sample": "sampling"}
+KINDS = {name: name for name in LAYERS}
+HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in KINDS]
+GRID = [{"kind": kind, "n": n, "d": d} for kind in KINDS for n, d in ((4096, 64), (512, 2), (512, 16))]
+OURS = ("native", "triton", "reference")
+TITLES = {
+    "native": "ours (native)",
+    "triton": "ours (Triton)",
+    "reference": "ours (reference)",
+    "eager": "minimal PyTorch flow",
+    "compile": "minimal flow, torch.compile",
+    "zuko": "zuko",
+    "normflows": "normflows",
+    "nflows": "nflows",
+    "floor_gemm": "floor: matrix products",
+}
+SAMPLES_ONE_BY_ONE = "MAF"  # the kind whose samples take a pass for each dimension everywhere but in ours
+
+
+def our_flow(kind: str, dim: int) -> FlowModel:
+    """Our flow with random parameters (a new one is the identity)."""
+    from cgm_models import flows
+
+    generator = torch.Generator().manual_seed(0)
+    model = getattr(flows, kind)(dim=dim, n_layers=LAYERS[kind], hidden_features=(HIDDEN, HIDDEN))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05, generator=generator)
+    return FlowModel(model, model.log_prob, model.sample)
+
+
+class Problem:
+    """The points of one cell, float32, and the contenders that evaluate or draw as many."""
+
+    def __init__(self, cell: Cell, mode: str, device: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        self.cell, self.mode, self.device = cell, mode, device
+        self.x = torch.randn(cell["n"], cell["d"], generator=torch.Generator().manual_seed(1)).to(device)
+
+    @functools.cached_property
+    def ours(self) -> FlowModel:
+        flow = our_flow(self.cell["kind"], self.cell["d"])
+        flow.module.to(self.device)
+        return flow
+
+    def contender(self, name: str, check: bool = True) -> Contender:
+        """The named contender; with ``check`` the plain flow must first give our numbers, the libraries' our size."""
+        if name == "floor_gemm":
+            return Contender(name, call=self._products())
+        prepare = choose_backend(name)
+        prepare()
+        flow = self._flow(name, check)
+        call = self._sample(flow) if self.mode == "sample" else self._training(flow)
+        return Contender(name, call=call, prepare=prepare)
+
+    def _flow(self, name: str, check: bool) -> FlowModel:
+        if name in OURS:
+            return self.ours
+        kind, dim = self.cell["kind"], self.cell["d"]
+        if name in LIBRARIES:
+            flow = LIBRARIES[name](kind, dim)
+            flow.module.to(self.device)
+            if check and flow.size != self.ours.size:
+                raise AssertionError(f"{kind} of {name} has {flow.size} parameters, ours {self.ours.size}")
+            return flow
+        if name not in ("eager", "compile"):
+            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        plain: PlainFlow = PLAIN[kind](self.ours.module, dim).to(self.device)
+        if check:
+            self._check(plain)
+        if name == "compile":
+            torch._dynamo.reset()
+            return FlowModel(plain, torch.compile(plain.log_prob), torch.compile(plain.sample))
+        return FlowModel(plain, plain.log_prob, plain.sample)
+
+    @torch.no_grad()
+    def _check(self, plain: PlainFlow) -> None:
+        """Both ways the numbers of ours, to rounding."""
+        few = self.x[:64]
+        torch.testing.assert_close(plain.log_prob(few), self.ours.log_prob(few), rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(plain.push(few), self.ours.module(few)[0], rtol=1e-4, atol=1e-4)
+
+    def _training(self, flow: FlowModel) -> Callable[[int], None]:
+        parameters, x = flow.parameters, self.x
+
+        def call(index: int) -> None:
+            for parameter in parameters:
+                parameter.grad = None
+            flow.log_prob(x).mean().neg().backward()
+
+        return call
+
+    def _sample(self, flow: FlowModel) -> Callable[[int], object]:
+        n = self.cell["n"]
+
+        def call(index: int) -> None:
+            with torch.no_grad():
+                flow.sample(n)
+
+        return call
+
+    def _products(self) -> Callable[[int], None]:
+        """Every layer's product; with the gradient also those by its weight and by its input."""
+        kind, dim, n = self.cell["kind"], self.cell["d"], self.cell["n"]
+        widths = (dim // 2, HIDDEN, HIDDEN, dim - dim % 2) if kind == "RealNVP" else (dim, HIDDEN, HIDDEN, 2 * dim)
+
+        def empty(*shape: int) -> Tensor:
+            return torch.zeros(shape, device=self.device)
+
+        values = [empty(n, width) for width in widths]
+        weights = [empty(a, b) for a, b in itertools.pairwise(widths)]
+        gradients, back = [torch.empty_like(one) for one in weights], [torch.empty_like(one) for one in values]
+
+        def call(index: int) -> None:
+            for _ in range(LAYERS[kind]):
+                for layer, weight in enumerate(weights):
+                    torch.mm(values[layer], weight, out=values[layer + 1])
+                if self.mode == "sample":
+                    continue
+                for layer in reversed(range(len(weights))):
+                    torch.mm(values[layer].T, back[layer + 1], out=gradients[layer])
+                    torch.mm(back[layer + 1], weights[layer].T, out=back[layer])
+
+        return call
+
+
+def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
+    """Why a contender is left out at a cell, or None."""
+    if name == "compile":
+        if mode == "sample" and cell["kind"] == SAMPLES_ONE_BY_ONE:
+            return "a pass for each dimension takes minutes to compile"
+        if cell not in HEADLINES or quick:
+            return "compiled only at the headline sizes of a full run"
+    return not_installed(name) if name in LIBRARIES else None
+
+
+def _headline(kind: str) -> Callable[[Cell], bool]:
+    return lambda cell: cell in HEADLINES and cell["kind"] == kind
+
+
+def _faster(kind: str, modes: tuple[str, ...], least: dict[str, float]) -> list[Target]:
+    return [
+        Target(f"{kind}, {TITLES[other]}", device, modes, other, value, _headline(kind))
+        for device in ("cpu", "cuda")
+        for other, value in least.items()
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="models",
+    title="Flows",
+    modes=MODES,
+    kinds=KINDS,
+    sizes={"n": "{:,} points", "d": "d = {}"},
+    columns="flow, points, d",
+    grid=GRID,
+    quick_grid=HEADLINES,
+    headlines=HEADLINES,
+    titles=TITLES,
+    ours=OURS,
+    floors=("floor_gemm",),
+    floor_title="floor: matrix products",
+    problem=Problem,
+    why_not=why_not,
+    targets=(
+        *_faster("RealNVP", tuple(MODES), {"zuko": 3.0, "normflows": 2.0, "eager": 1.3}),
+        *_faster("MAF", ("sample",), {"zuko": 20.0}),
+    ),
+    libraries=("zuko", "normflows", "nflows"),
+    axis_title="points",
+    curve={"kind": "RealNVP", "d": 64},
+    tiny={"kind": "RealNVP", "n": 8, "d": 4},
+    memory_cells=HEADLINES[:1],
+)
