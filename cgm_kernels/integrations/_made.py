@@ -28,8 +28,13 @@ def layers(made: Any, source: ModuleType, y: Tensor, context: Any) -> Layers:
         raise PassOn("a network that is not MADE")
     refuse_hooks(made.modules())
     blocks = list(made.blocks)
-    residual = len(blocks) > 0 and type(blocks[0]) is source.MaskedResidualBlock
+    if blocks:
+        residual = type(blocks[0]) is source.MaskedResidualBlock
+    else:  # nothing stands between the two layers, or in nflows, where blocks would be plain ones, the activation
+        residual = getattr(made, "use_residual_blocks", True)
     activations = {_activation(block, source, residual) for block in blocks}
+    if not residual and hasattr(made, "activation"):
+        activations.add(made.activation)
     if len(activations) > 1:
         raise PassOn("activations of several kinds")
     linears = [made.initial_layer]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 from zuko.flows.coupling import GeneralCouplingTransform
-from zuko.nn import MaskedLinear, MaskedMLP
+from zuko.nn import MaskedLinear, MaskedMLP, Residual
 from zuko.transforms import AutoregressiveTransform, CouplingTransform, MonotonicAffineTransform
 from zuko.utils import broadcast
 
@@ -89,7 +89,8 @@ def _couple(transform: Any, x: Any, inverse: bool) -> tuple[Tensor, Tensor]:
     module, context, scale = _maker(transform, GeneralCouplingTransform)
     rows = _rows(x, len(module.mask))
     passed, moved = remembered(module, (module.mask,), lambda mask: [_where(mask), _where(~mask)])
-    given = take(rows, passed).unflatten(0, x.shape[:-1]) if x.dim() != 2 else take(rows, passed)
+    given = take(rows, passed)
+    given = given if x.dim() == 2 else given.reshape(*x.shape[:-1], given.shape[-1])
     if extra := _context(x, context):
         given = torch.cat(broadcast(given, *extra, ignore=1), dim=-1)
     parameters = parameters_of(module.hyper, x, given)
@@ -159,7 +160,8 @@ def _layers(hyper: Any) -> tuple[list[Any], str]:
         raise PassOn("a network that is not MaskedMLP")
     refuse_hooks(hyper.modules())
     linears, activations = list(hyper)[0::2], list(hyper)[1::2]
-    if len(linears) == len(activations) or any(type(linear) is not MaskedLinear for linear in linears):
+    plain_layers = all(type(linear) is MaskedLinear for linear in linears) and len(linears) == len(activations) + 1
+    if not plain_layers or any(isinstance(activation, Residual) for activation in activations):
         raise PassOn("residual blocks, or layers of another kind")
     names = {activation_name(activation) for activation in activations}
     if len(names) > 1:

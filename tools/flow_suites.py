@@ -1,0 +1,52 @@
+"""Runs the own tests of nflows, normflows and zuko, without and with our patch, and compares every outcome.
+
+    pip download --no-deps --no-binary :all: nflows normflows zuko -d SOURCES
+    python tools/flow_suites.py SOURCES/*.tar.gz
+
+A SOURCE is a library's source archive, or a folder that holds the library and its tests; the tests run against the
+library in it. The exit status is 0 where, for each, every test has the same outcome both times and at least one call
+ran on our kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import suite
+
+LIBRARIES = ("nflows", "normflows", "zuko")
+# nflows names its test files *_test.py, and its base classes are tests only where they are imported.
+_TESTS = re.compile(r"(test_.*|.*_test)\.py")
+
+
+def _check(source: Path, arguments: list[str]) -> int:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        suite.unpack(source, folder)
+        inside = [path for path in folder.iterdir() if path.is_dir()]
+        root = inside[0] if len(inside) == 1 and inside[0].name not in LIBRARIES else folder
+        found = [library for library in LIBRARIES if (root / library / "__init__.py").exists()]
+        if (root / "tests").is_dir():  # a package, or its modules are sought in any other package of that name
+            (root / "tests" / "__init__.py").touch()
+        files = sorted(file for file in root.rglob("*.py") if _TESTS.fullmatch(file.name))
+        if len(found) != 1 or not files:
+            sys.exit(f"{source} does not hold one of {', '.join(LIBRARIES)} and its tests")
+        print(f"{found[0]}: {len(files)} files of tests", flush=True)
+        plain, patched = (suite.run(found[0], root, files, on, arguments) for on in (False, True))
+    return suite.compare(plain, patched)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, nargs="+", help="source archives, or folders")
+    parser.add_argument("--pytest", nargs="+", default=[], metavar="ARGUMENT", help="further arguments of pytest")
+    options = parser.parse_args()
+    return max([_check(source, options.pytest) for source in options.sources])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Another library's own tests without and with our patch of it: runs them, records every outcome, compares.
+
+The file is the pytest plugin of these runs too; the environment tells it which library, whether patched, and where to
+write. Each test begins with the same seeds, so that both runs see the same random numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tarfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LIBRARY = "CGM_SUITE_LIBRARY"
+RESULTS = "CGM_SUITE_RESULTS"
+PATCHED = "CGM_SUITE_PATCHED"
+
+_outcomes: dict[str, str] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if os.environ.get(PATCHED) == "1":
+        from cgm_kernels import integrations
+
+        integrations.patch(os.environ[LIBRARY])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" or report.outcome != "passed":
+        _outcomes[report.nodeid] = report.outcome if report.when == "call" else f"{report.outcome} in {report.when}"
+
+
+def pytest_sessionfinish() -> None:
+    from cgm_kernels import integrations
+
+    rows = [vars(calls) for calls in integrations.report()]
+    Path(os.environ[RESULTS]).write_text(json.dumps({"outcomes": _outcomes, "report": rows}))
+
+
+def unpack(source: Path, folder: Path, part: str = "") -> None:
+    """The files of an archive, or the Python files of a folder, whose path has ``part`` in it."""
+    if source.is_dir():
+        for file in source.rglob("*.py"):
+            copy = folder / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+    else:
+        with tarfile.open(source) as archive:
+            members = [member for member in archive.getmembers() if part in member.name and member.isfile()]
+            archive.extractall(folder, members, filter="data")
+
+
+def run(
+    library: str, folder: Path, files: list[Path], patched: bool, arguments: list[str], plugin: str = "suite"
+) -> dict[str, Any]:
+    """Outcomes and report of the tests in ``files`` of ``folder``, in a process of their own."""
+    results = folder / f"results-{int(patched)}.json"
+    ours = Path(__file__).resolve().parent
+    path = os.pathsep.join([str(ours.parent), str(ours), os.environ.get("PYTHONPATH", "")])
+    settings = {LIBRARY: library, PATCHED: str(int(patched)), RESULTS: str(results)}
+    names = [str(file.relative_to(folder)) for file in files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", plugin, "-p", "no:cacheprovider", "--rootdir=."]
+    done = subprocess.run(
+        [*command, *arguments, *names],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": path, **settings},
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    if not results.exists():
+        sys.exit(f"pytest did not finish:\n{done.stdout}\n{done.stderr}")
+    print(f"{'with' if patched else 'without'} the patch: {done.stdout.strip().splitlines()[-1]}", flush=True)
+    return json.loads(results.read_text())
+
+
+def compare(plain: dict[str, Any], patched: dict[str, Any]) -> int:
+    """Prints what differs and the report; 0 where nothing does and at least one call ran on our kernels."""
+    before, after = plain["outcomes"], patched["outcomes"]
+    changed = {test for test in before.keys() | after.keys() if before.get(test) != after.get(test)}
+    for test in sorted(changed):
+        print(f"differs: {test}: {before.get(test)} without the patch, {after.get(test)} with it")
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(before.values()).most_common())
+    print(f"{len(before)} tests ({counts}), {len(changed)} with another outcome under the patch")
+    for row in patched["report"]:
+        reasons = ", ".join(f"{reason} ({count})" for reason, count in row["reasons"].items())
+        print(f"  {row['function']}: {row['ours']} on our kernels, {row['passed_on']} passed on  {reasons}".rstrip())
+    ran = sum(row["ours"] for row in patched["report"])
+    return 0 if before and ran and not changed else 1
