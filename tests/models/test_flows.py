@@ -143,6 +143,39 @@ def test_float32_is_close_to_float64():
         torch.testing.assert_close(single.double(), exact, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("name", ["realnvp", "realnvp-image", "glow-lu", "glow-plain", "nice", "spline", "planar"])
+def test_under_autocast_only_the_conditioners_lose_precision(name):
+    flow = make(name, dtype=torch.float32)
+    x, context = points(flow), context_of(flow)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        z, _ = flow.inverse(x, context)
+        again, _ = flow(z, context)
+        log_prob = flow.log_prob(x, context)
+    assert z.dtype == again.dtype == log_prob.dtype == torch.float32
+    torch.testing.assert_close(again, x, rtol=0, atol=1e-4)
+    torch.testing.assert_close(log_prob, flow.log_prob(x, context), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+def test_log_prob_is_traced_whole():
+    flow = make("realnvp-context")
+    x, context = points(flow), context_of(flow)
+    traced = torch.compile(flow.log_prob, fullgraph=True, backend="eager")
+    torch.testing.assert_close(traced(x, context), flow.log_prob(x, context))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_gradients_by_torch_func():
+    flow = make("realnvp")
+    x = points(flow)
+    by_func = torch.func.grad(lambda v: flow.log_prob(v).sum())(x)
+    by_autograd = torch.autograd.grad(flow.log_prob(x.requires_grad_()).sum(), x)[0]
+    torch.testing.assert_close(by_func, by_autograd)
+    flow.check_finite = False
+    rows = torch.func.vmap(torch.func.grad(lambda v: flow.log_prob(v[None])[0]))(x.detach())
+    torch.testing.assert_close(rows, by_autograd)
+
+
 def test_temperature_scales_the_latent_points():
     flow = make("glow-lu")
     draws = [flow.sample(3, None, torch.Generator().manual_seed(7), temperature=t) for t in (1.0, 0.5)]
@@ -177,6 +210,7 @@ def test_interpolation_begins_and_ends_at_its_points_and_keeps_the_pace():
         (lambda: RealNVP((2, 0)), "positive sizes"),
         (lambda: RealNVP(dim=2, n_layers=0), "n_layers"),
         (lambda: RealNVP(dim=2, hidden_features=(0,)), "hidden_features"),
+        (lambda: RealNVP((1, 2, 2), hidden_features=()), "hidden_features"),
         (lambda: RealNVP(dim=2, scale="gate"), "scale must be one of"),
         (lambda: RealNVP(dim=2, bound=0.0), "bound"),
         (lambda: RealNVP(dim=2, activation="rrelu"), "activation must be one of"),

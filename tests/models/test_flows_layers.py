@@ -144,6 +144,23 @@ def test_actnorm_stays_initialised_after_loading():
     assert (again.shift > 40.0).all(), "an uninitialised state must be initialised again"
 
 
+def test_actnorm_takes_the_statistics_of_all_processes(monkeypatch):
+    mine, theirs = 1.0 + normal(30, 2), -2.0 + 3.0 * normal(30, 2, seed=1)
+
+    def all_reduce(statistics):
+        mean = theirs.mean(0)
+        statistics += torch.stack((mean, theirs.var(0, unbiased=False), mean.square()))
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    norm = ActNorm(2).double()
+    norm.inverse(mine)
+    together = torch.cat((mine, theirs))
+    torch.testing.assert_close(norm.shift.detach(), together.mean(0))
+    torch.testing.assert_close(norm.log_scale.detach().exp(), together.std(0, unbiased=False))
+
+
 def test_actnorm_with_a_constant_channel_stays_finite():
     norm = ActNorm(2)
     z, log_det = norm.inverse(torch.ones(8, 2))

@@ -55,7 +55,9 @@ class InvertibleConvolution(Transform):
         if not self.lu:
             return self._mix(self.weight, x), self._log_det(x)
         lower, upper = self._factors()
-        return self._mix(self.permutation @ lower @ upper, x), self._log_det(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight = self.permutation @ lower @ upper
+        return self._mix(weight, x), self._log_det(x)
 
     def _factors(self) -> tuple[Tensor, Tensor]:
         lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
@@ -67,6 +69,6 @@ class InvertibleConvolution(Transform):
         return (log_det * x[0, 0].numel()).expand(len(x)) if len(x) else x.new_zeros(0)
 
     def _mix(self, weight: Tensor, x: Tensor) -> Tensor:
-        if x.ndim == 2:
-            return F.linear(x, weight)
-        return (weight @ x.flatten(2)).view_as(x)
+        # Not in the lower precision of autocast, in which the two directions would not undo each other.
+        with torch.autocast(x.device.type, enabled=False):
+            return F.linear(x, weight) if x.ndim == 2 else (weight @ x.flatten(2)).view_as(x)

@@ -29,7 +29,10 @@ class Flow(GenerativeModel, abstract=True):
     """
 
     check_finite = True
-    """Whether a result that is not finite raises an error that names the layer; it costs one reading per call."""
+    """Whether a result that is not finite raises an error that names the layer.
+
+    It reads one number back from the device in each call; switch it off under ``torch.func.vmap``, which allows none.
+    """
 
     def __init__(
         self,

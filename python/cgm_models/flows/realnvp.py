@@ -63,6 +63,8 @@ class RealNVP(Flow):
         check_choice("scale", scale, SCALES)
         check_positive("bound", bound)
         image = len(shape) == 3 and n_scales != 0
+        if image and not hidden_features:
+            raise ValueError("hidden_features must name at least one width for images: got none")
 
         def coupling(index: int, channels: int) -> list[Transform]:
             split, n_passing, n_moved = alternating_split(index, channels)

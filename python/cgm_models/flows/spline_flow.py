@@ -43,7 +43,7 @@ class SplineCoupling(Transform):
 
     def _map(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         passed, moved = x[:, self.passing], x[:, self.split]
-        parameters = self.conditioner(passed, context).unflatten(1, (moved.shape[1], -1))
+        parameters = self.conditioner(passed, context).to(x.dtype).unflatten(1, (moved.shape[1], -1))
         moved, log_slope = rational_quadratic_spline(moved, parameters, self.bound, inverse=inverse)
         y = torch.cat((moved, passed) if self.split.start == 0 else (passed, moved), dim=1)
         return y, log_slope.sum(1)
