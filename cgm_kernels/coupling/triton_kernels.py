@@ -77,14 +77,15 @@ def _columns(j, begin, every, reach, length, PASSING: tl.constexpr):
 
 
 @triton.jit
-def _wide(row, VECTOR: tl.constexpr):
-    return row.to(tl.int64) * VECTOR
+def _wide(number, FACTOR: tl.constexpr):
+    """A product that may exceed 32 bits."""
+    return number.to(tl.int64) * FACTOR
 
 
 @triton.jit
 def _at(base, i, row, column, step):
-    """Pointers to the elements (i, column) of a matrix; offsets may exceed 32 bits."""
-    return base + i.to(tl.int64)[:, None] * row + (column.to(tl.int64) * step)[None, :]
+    """Pointers to the elements (i, column) of a matrix; i and the strides of rows have 64 bits."""
+    return base + i[:, None] * row + (column.to(tl.int64) * step)[None, :]
 
 
 @triton.jit(do_not_specialize=["x_row", "s_row", "t_row", "before_step", "rows", "length", "begin", "reach", "splits"])
@@ -99,7 +100,7 @@ def affine_rows_kernel(
     dtype: tl.constexpr = log_det.dtype.element_ty
     length, begin, reach = length * VECTOR, begin * PLACES, reach * PLACES
     x_row, s_row, t_row = _wide(x_row, VECTOR), _wide(s_row, VECTOR), _wide(t_row, VECTOR)
-    i = (tl.program_id(0) // splits) * ROWS + tl.arange(0, ROWS)
+    i = _wide(tl.program_id(0) // splits, ROWS) + tl.arange(0, ROWS)
     split = tl.program_id(0) % splits
     here = (i < rows)[:, None]
     # Each lane adds up its own columns; the lanes are added by a tree: as exact as a pairwise sum.
@@ -122,8 +123,8 @@ def affine_rows_kernel(
     result = tl.sum(total, axis=1)
     result = -result if INVERSE else result
     if BEFORE:
-        result += tl.load(before + i.to(tl.int64) * before_step, mask=i < rows, other=0.0)
-    tl.store(log_det + i.to(tl.int64) * splits + split, result, mask=i < rows)
+        result += tl.load(before + i * before_step, mask=i < rows, other=0.0)
+    tl.store(log_det + i * splits + split, result, mask=i < rows)
 
 
 @triton.jit(
@@ -147,7 +148,7 @@ def affine_rows_backward_kernel(
     g_row, kept_row = _wide(g_row, VECTOR), _wide(kept_row, VECTOR)
     s_row, t_row = _wide(s_row, VECTOR), _wide(t_row, VECTOR)
     gs_row, gt_row = _wide(gs_row, VECTOR), _wide(gt_row, VECTOR)
-    i = (tl.program_id(0) // blocks) * ROWS + tl.arange(0, ROWS)
+    i = _wide(tl.program_id(0) // blocks, ROWS) + tl.arange(0, ROWS)
     j = (tl.program_id(0) % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     there, inside, k = _columns(j, begin, every, reach, length, PASSING)
     here = (i < rows)[:, None]
@@ -161,7 +162,7 @@ def affine_rows_backward_kernel(
     wide = g.to(DTYPE)
     by_log_det = tl.zeros([ROWS, 1], DTYPE)
     if GRAD_LOG_DET:
-        by_log_det = tl.load(grad_log_det + i.to(tl.int64) * d_step, mask=i < rows, other=0.0)[:, None]
+        by_log_det = tl.load(grad_log_det + i * d_step, mask=i < rows, other=0.0)[:, None]
     _, sigma, slope, rest = _scaled(s, KIND, BOUND, OFFSET, EPS)
     if KIND == GATE:
         x -= tl.load(_at(shift, i, t_row, k, t_step), mask=inside, other=0.0).to(DTYPE)
@@ -191,11 +192,12 @@ def channel_kernel(
 ):  # fmt: skip
     """y = m·x + a, or (x − a)·m where INVERSE, of one tile; a row lies in one channel, or (not BY_ROW) holds all."""
     columns = columns * VECTOR
-    i = (tl.program_id(0) // blocks) * ROWS + tl.arange(0, ROWS)
+    i = _wide(tl.program_id(0) // blocks, ROWS) + tl.arange(0, ROWS)
     j = (tl.program_id(0) % blocks) * COLUMNS + tl.arange(0, COLUMNS)
     if BY_ROW:
-        m = tl.load(multiplier + i % channels)[:, None]
-        a = tl.load(added + i % channels)[:, None]
+        channel = i.to(tl.int32) % channels
+        m = tl.load(multiplier + channel)[:, None]
+        a = tl.load(added + channel)[:, None]
     else:
         m = tl.load(multiplier + j // inner, mask=j < columns, other=0.0)[None, :]
         a = tl.load(added + j // inner, mask=j < columns, other=0.0)[None, :]
@@ -221,9 +223,10 @@ def channel_backward_kernel(
     split = tl.program_id(0) % splits
     product = tl.zeros([ROWS, COLUMNS], dtype)
     total = tl.zeros([ROWS, COLUMNS], dtype)
+    tile_rows = tl.full([], ROWS, tl.int64)
     shift = place.to(tl.int64) * columns if BY_ROW else 0 * place.to(tl.int64)
     for tile in range(split, row_tiles * column_tiles if BY_ROW else row_tiles, splits):
-        i = (tile // column_tiles if BY_ROW else tile) * ROWS + tl.arange(0, ROWS)
+        i = (tile // column_tiles if BY_ROW else tile) * tile_rows + tl.arange(0, ROWS)
         j = (tile % column_tiles if BY_ROW else place) * COLUMNS + tl.arange(0, COLUMNS)
         inside = (i < outer)[:, None] & (j < columns)[None, :]
         channel = place + 0 * j if BY_ROW else j // inner

@@ -13,10 +13,12 @@ from torch import Tensor
 from .layout import Layout
 from .scales import INDEX
 
-_TILE_BYTES = 4096  # of each operand; 8 numbers of float32 a thread
-_PROGRAMS = 1024  # that keep every GPU busy: with fewer, long rows are split
+# Reasoned, and not yet measured on a GPU:
+TILE_BYTES = 4096  # of each operand; 8 numbers of float32 a thread
+PROGRAMS = 1024  # that keep every GPU busy: with fewer, long rows are split
 _SPLIT_TILES = 8  # that a program of a split row has at least, to be worth a second pass
-_VECTOR = 16
+
+_VECTOR = 16  # what the compiler is told of divisibility at most
 
 _Options = tuple[int, float, float, float]  # scale kind, bound, offset, eps
 
@@ -100,7 +102,7 @@ def forward(
 
     tile = _tile(shape, y)
     row_blocks = -(-shape.rows // tile["ROWS"])
-    splits = max(1, min(shape.length // (_SPLIT_TILES * tile["COLUMNS"]), _PROGRAMS // row_blocks))
+    splits = max(1, min(shape.length // (_SPLIT_TILES * tile["COLUMNS"]), PROGRAMS // row_blocks))
     vectors = shape.vectors(inputs)
     total = log_det if splits == 1 else log_det.new_empty(shape.rows, splits)
     added = before if splits == 1 else None
@@ -167,7 +169,7 @@ def _walk(sizes: Sequence[int], strides: Sequence[int]) -> int | None:
 
 def _tile(shape: Shape, tensor: Tensor) -> dict[str, int]:
     """A whole short row and its neighbours, or a part of a long one."""
-    elements = _TILE_BYTES // tensor.element_size()
+    elements = TILE_BYTES // tensor.element_size()
     columns = min(1 << max(0, shape.length - 1).bit_length(), elements)
     return {"ROWS": elements // columns, "COLUMNS": columns}
 

@@ -13,10 +13,14 @@
 namespace cgm::coupling {
 namespace {
 
-// Not measured yet, only reasoned: the numbers below (rows beyond which a warp is enough for any row, packets of a
-// warp, blocks that fill a GPU, packets of a thread of a split row, rows of a thread of short channels).
-constexpr int64_t kManyRows = 8192, kWarpPackets = 128, kFullGrid = 1024, kSplitPackets = 4, kThreadRows = 8;
-constexpr int64_t kLongInner = 64;  // from which a block belongs to one channel
+// Reasoned, and not yet measured on a GPU:
+constexpr int64_t kWarpPackets = 128;  // up to which a warp is enough for a row
+constexpr int64_t kManyRows = 8192;    // from which it is enough for any row
+constexpr int64_t kFullGrid = 1024;    // blocks that keep a GPU busy
+constexpr int64_t kSplitPackets = 4;   // that a thread of a split row has at least, to be worth a second kernel
+constexpr int64_t kThreadRows = 8;     // of short channels, over which a thread sums before the block does
+constexpr int64_t kLongInner = 64;     // from which a block belongs to one channel
+// So are packets of 8 bytes for half precision and the four blocks of each multiprocessor (64 registers a thread).
 
 int log_lanes(int64_t packets, int limit) {
   int log = 0;

@@ -117,7 +117,7 @@ def test_coupling_small_and_large_arguments(kind, dtype):
 @pytest.mark.parametrize("tile_bytes", [128, 4096])
 def test_coupling_tails_tiles_and_splits(monkeypatch, tile_bytes, columns):
     """Small tiles put several in a row, and split rows over programs."""
-    monkeypatch.setattr(triton_rows, "_TILE_BYTES", tile_bytes)
+    monkeypatch.setattr(triton_rows, "TILE_BYTES", tile_bytes)
     monkeypatch.setattr(triton_rows, "_SPLIT_TILES", 1)
     x, s, t = (normal(5, columns, dtype=torch.float32, seed=seed) for seed in range(3))
     check_affine(x, s, t, GATE, 1, columns % 2 == 1)
