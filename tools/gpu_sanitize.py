@@ -135,7 +135,39 @@ def one_event(device: str, dtype: torch.dtype, rows: int, cols: int, scale: str,
     yield f"event, every other {name}", lambda: event(slice(0, None, 2), 2 * cols, "interleaved_scale_shift")
 
 
-OPERATIONS = {"sliced_ot": sliced_ot, "coupling": coupling}
+def masked(device: str) -> Iterator[Case]:
+    """In shared memory and, of wide layers, in a workspace; every activation and scale; one row and many warps."""
+    activations = itertools.cycle(("relu", "tanh", "sigmoid", "silu", "gelu", "elu", "softplus"))
+    scales, maps = itertools.cycle(SCALES), itertools.cycle(("affine", "standardize"))
+    shapes = [(1, 1, (4,)), (70, 7, (20, 9)), (33, 64, (64, 64)), (40, 6, (9, 9, 9)), (5, 9, (1500, 1200))]
+    for dtype, (rows, dim, hidden), _ in itertools.product((torch.float32, torch.float64), shapes, range(2)):
+        options = {"activation": next(activations), "scale": next(scales), "map": next(maps), "eps": 0.1}
+        name = f"masked inverse {dtype} {rows} x {dim} {hidden} {options}"
+        yield name, lambda a=(device, dtype, rows, dim, hidden), o=options: one_network(*a, **o)
+
+
+def one_network(device: str, dtype: torch.dtype, rows: int, dim: int, hidden: tuple[int, ...], **options: Any) -> None:
+    """An autoregressive network with residual blocks where the depth allows them, and a context."""
+    degrees = [torch.cat([torch.arange(dim) + 1, torch.zeros(2, dtype=torch.long)])]
+    degrees += [torch.arange(width) % dim for width in hidden]
+    masks = [after.unsqueeze(1) >= before for before, after in itertools.pairwise(degrees)]
+    masks.append((torch.arange(2 * dim) % dim + 1).unsqueeze(1) > degrees[-1])
+    masks = [mask.to(device) for mask in masks]
+    weights = [
+        cloud(tuple(mask.shape), dtype, device, seed).detach() / mask.shape[1] for seed, mask in enumerate(masks)
+    ]
+    first = weights[0].requires_grad_()
+    biases = [cloud((len(mask),), dtype, device, seed) for seed, mask in enumerate(masks)]
+    y, context = cloud((rows, dim), dtype, device, 1), cloud((rows, 2), dtype, device, 2)
+
+    def run(y: torch.Tensor, context: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+        residual = len(weights) == 4
+        return both(ck.masked_mlp_inverse(y, weights, biases, masks, context=context, residual=residual, **options))
+
+    with_gradient(run, y, context, first, *biases)
+
+
+OPERATIONS = {"sliced_ot": sliced_ot, "coupling": coupling, "masked": masked}
 
 
 def main() -> int:

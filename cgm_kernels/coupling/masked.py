@@ -102,7 +102,9 @@ def _inverse(
             return masked_reference.network(x, weights, biases, masks, context, activation, residual)
 
         return masked_reference.masked_inverse(y, network, layout, chosen, map == "standardize")
-    refuse_forward_gradients(y=y, context=context)
+    named = {f"weights[{number}]": weight for number, weight in enumerate(weights)}
+    named |= {f"biases[{number}]": bias for number, bias in enumerate(biases) if bias is not None}
+    refuse_forward_gradients(y=y, context=context, **named)
     shape = y.shape
     row_bias, starts, biases = _row_biases(y, weights[0], biases, masks, context, order)
     x, log_det = operator(backend, "masked_inverse")(

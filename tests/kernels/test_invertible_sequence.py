@@ -167,6 +167,22 @@ def test_invertible_sequence_hooks_see_the_gradients():
     assert len(seen) == len(list(ours.parameters()))
 
 
+def test_invertible_sequence_in_distributed_data_parallel():
+    """Its wrapper finds every gradient: parameters are inputs of the graph."""
+    ours, plain = twins(depth=3)
+    x = torch.linspace(-1, 1, 18, dtype=torch.float64).reshape(3, 6)
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(ours)
+        for model in (wrapped, plain):
+            y, log_det = model(x)
+            (y.square().sum() + log_det.sum()).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for mine, exact in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, exact.grad, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("reached", ["y", "log_det"])
 def test_invertible_sequence_with_one_output_used(reached):
     gradients = []

@@ -1,6 +1,10 @@
 """The inverse of masked autoregressive networks, against their forward map and the usual inverse in float64."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -130,6 +134,26 @@ def test_masked_inverse_second_derivatives_are_refused(backend, device):
     (gradient,) = torch.autograd.grad(x.square().sum(), arguments["y"], create_graph=True)
     with pytest.raises(RuntimeError, match="second derivatives"):
         torch.autograd.grad(gradient.sum(), arguments["y"])
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_functional_transforms(backend, device):
+    """torch.func sees it: per-row gradients are those of the rows; forward mode is refused, not dropped."""
+    arguments = CASES[2].draw(device=device)
+    y = torch.randn(3, 7, dtype=torch.float64, device=device)
+
+    def loss(y, weight):
+        x, log_det = run(backend, {**arguments, "y": y, "weights": [weight, *arguments["weights"][1:]]})
+        return (x.square().sum(-1) + log_det).sum()
+
+    weight = arguments["weights"][0]
+    by_row = torch.func.vmap(torch.func.grad(loss), (0, None))(y, weight)
+    torch.testing.assert_close(by_row, torch.func.grad(loss)(y, weight))
+    for index in (0, 1):
+        tangents = [torch.zeros_like(y), torch.zeros_like(weight)]
+        tangents[index] += 1.0
+        with pytest.raises(RuntimeError, match="carries a forward-mode tangent"):
+            torch.func.jvp(loss, (y, weight), tuple(tangents))
 
 
 @pytest.mark.parametrize("backend, device", RUNNING)
@@ -315,3 +339,18 @@ def test_masked_inverse_compiles_around():
 
     compiled = torch.compile(model, backend="aot_eager")
     torch.testing.assert_close(compiled(arguments["y"]), model(arguments["y"]))
+
+
+def test_masked_inverse_triton_compiles_for_gpus(tmp_path):
+    """To cubins for sm_80 and sm_90, GPU or not."""
+    pytest.importorskip("triton")
+    root = Path(__file__).resolve().parents[2]
+    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(root)}
+    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
+    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
+    command = [sys.executable, "tests/support/triton_compile_masked.py", "80", "90"]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert sum(line.startswith("sm_") for line in done.stdout.splitlines()) == 12
