@@ -1,15 +1,16 @@
 # Every target sets itself up in .venv on a machine that has Python with venv, a C++17 compiler and make.
-#   make demo | test | bench | lint | cuda-check | gpu-check [STAGE=build|test|sanitize|bench] | clean
+#   make demo | test | bench | fidelity | lint | cuda-check | gpu-check [STAGE=build|test|sanitize|bench] | clean
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 TEST_WORKERS ?= 2
 TEST_ARGUMENTS ?=
 BENCH ?= sliced_ot
+FIDELITY ?=
 STAGE ?= all
 CXX_FILES = $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help env demo test bench lint format cuda-check gpu-check clean distclean
+.PHONY: help env demo test bench fidelity lint format cuda-check gpu-check clean distclean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +27,9 @@ test: env
 
 bench: env
 	@$(RUN) -m benchmarks $(BENCH)
+
+fidelity: env
+	@$(RUN) -m fidelity $(FIDELITY)
 
 lint: env
 	@$(RUN) -m ruff format --check .

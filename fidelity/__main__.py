@@ -1,0 +1,53 @@
+"""Trains the published models from their committed configurations, and writes ``fidelity/RESULTS.md``.
+
+What is finished is not done again, and what was interrupted goes on. Seed 0 of all comes first, then seed 1 of all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from . import page, problems, results, runner, timing
+from .configuration import choose
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m fidelity", description=__doc__)
+    parser.add_argument("names", nargs="*", help="configurations or problems (default: all)")
+    parser.add_argument("--seeds", type=int, help="train at most this many seeds of each")
+    parser.add_argument("--times", action="store_true", help="time steps and samples of what is trained; do this idle")
+    parser.add_argument("--page", action="store_true", help="only write the page and its pictures from the results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = parse(arguments)
+    try:
+        configurations = choose(chosen.names)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    most = 0 if chosen.page or chosen.times else max(c.n_seeds for c in configurations)
+    for seed in range(most if chosen.seeds is None else min(most, chosen.seeds)):
+        for configuration in configurations:
+            if seed >= configuration.n_seeds:
+                continue
+            done = runner.run(configuration, seed).of(seed)
+            assert done is not None
+            unit = problems.find(configuration.problem).unit
+            print(
+                f"{configuration.name} seed {seed}: {done.value:.4f} ± {done.error:.4f} {unit}, "
+                f"{done.steps} steps in {done.seconds:.0f} s",
+                flush=True,
+            )
+    for configuration in configurations:
+        result = results.read(configuration)
+        if result.runs and (chosen.times or (result.timing is None and not chosen.page)):
+            timing.measure(configuration)
+    page.write()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

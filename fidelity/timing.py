@@ -1,0 +1,58 @@
+"""How long a step and a sample take, of all models in one go, so that they can be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from benchmarks import machine
+from cgm_models.model import load
+
+from . import problems, results, runner
+from .configuration import Configuration
+from .results import Timing
+
+_WARM_UP, _STEPS, _DRAWS = 3, 20, 5
+
+
+def measure(configuration: Configuration) -> Timing:
+    """Time the steps of a new model, and the samples of the published one; the result is stored."""
+    draws = _median(_sampling(configuration), _DRAWS)
+    timing = Timing(round(_median(_stepping(configuration), _STEPS), 6), round(draws, 6), machine.facts("cpu"))
+    results.write(configuration, replace(results.read(configuration), timing=timing))
+    return timing
+
+
+def _stepping(configuration: Configuration) -> Callable[[], object]:
+    points = problems.find(configuration.problem).train(configuration.trainer["batch_size"])
+    rows = slice(0, configuration.trainer["batch_size"])
+    x, context = points.x[rows], None if points.context is None else points.context[rows]
+    model = runner.build(configuration).train()
+    optimizer = torch.optim.Adam(model.parameters(), 1e-4)
+
+    def step() -> None:
+        model.loss(x, context).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def _sampling(configuration: Configuration) -> Callable[[], object]:
+    problem = problems.find(configuration.problem)
+    context = None if problem.test.context is None else problem.test.context[: problem.n_samples]
+    model = load(results.weights_folder(configuration))
+    return lambda: model.sample(problem.n_samples, context)
+
+
+def _median(action: Callable[[], object], rounds: int) -> float:
+    seconds = []
+    for _ in range(_WARM_UP + rounds):
+        began = time.perf_counter()
+        action()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[_WARM_UP:])
