@@ -100,7 +100,7 @@ def test_masked_inverse_gradients_of_every_option(case, backend, device):
 @pytest.mark.parametrize("backend, device", FUSED)
 def test_masked_inverse_gradcheck(backend, device):
     case = Case(
-        4, (5, 5, 5), (3,), context=2, row_bias=1, options={"residual": True, "activation": "softplus", "scale": "tanh"}
+        3, (4, 4, 4), (2,), context=1, row_bias=1, options={"residual": True, "activation": "softplus", "scale": "tanh"}
     )
     arguments = case.draw(device=device)
     n_layers = len(arguments["weights"])
@@ -182,7 +182,7 @@ def test_masked_inverse_shared_context_and_masked_weights(backend, device):
 @pytest.mark.parametrize("backend, device", FUSED)
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_masked_inverse_bad_rows_stay_alone(bad, backend, device):
-    arguments = CASES[5].draw(device=device)
+    arguments = Case(6, (9, 8), (65,), context=1).draw(device=device)
     clean = run(backend, arguments)
     arguments["y"][7] = bad
     x, log_det = run(backend, arguments)
@@ -353,4 +353,4 @@ def test_masked_inverse_triton_compiles_for_gpus(tmp_path):
     command = [sys.executable, "tests/support/triton_compile_masked.py", "80", "90"]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
-    assert sum(line.startswith("sm_") for line in done.stdout.splitlines()) == 12
+    assert sum(line.startswith("sm_") for line in done.stdout.splitlines()) == 7
