@@ -16,6 +16,7 @@ pytest.importorskip("pytest_benchmark")
 SIZES = {
     "sliced_ot": ["128x2x50", "1000x64x50"],
     "coupling": ["exp:16x2", "tanh:4096x64", "event:4096x64", "actnorm:4096x64"],
+    "models": ["RealNVP:512x16", "MAF:64x4"],
 }
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -36,7 +37,7 @@ def automatic_backend() -> Iterator[None]:
     cgm_kernels.set_backend("auto")
 
 
-@pytest.mark.parametrize("name, size, mode, contender", cases())
+@pytest.mark.parametrize("name, size, mode, contender", list(cases()))
 def test_benchmark(benchmark: Callable[..., Any], name: str, size: str, mode: str, contender: str) -> None:
     measured = registry.find(name)
     cell = measured.cell(size)

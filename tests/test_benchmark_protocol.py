@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from benchmarks import __main__ as command
-from benchmarks import coupling, machine, plot, registry, report, run, suite, targets
+from benchmarks import coupling, flow_peers, machine, models, plot, registry, report, run, suite, targets
 from benchmarks.benchmark import compiled_backends
 from tests.support.benchmarks import FakeClock, fake_benchmark, result_with
 
@@ -65,6 +66,32 @@ def test_a_coupling_with_a_wrong_log_determinant_is_found_out(monkeypatch, mode)
     with pytest.raises(AssertionError, match="is off by"):
         problem.contender("reference")
     problem.contender("eager").prepare()
+
+
+@pytest.mark.parametrize("mode", models.MODES)
+@pytest.mark.parametrize("kind", flow_peers.LAYERS)
+def test_the_plain_flow_has_our_numbers_and_every_library_our_size(kind, mode):
+    pytest.importorskip("cgm_models")
+    problem = models.Problem({"kind": kind, "n": 5, "d": 4}, mode, "cpu")
+    for name in ("reference", "eager", *flow_peers.LIBRARIES, "floor_gemm"):
+        if models.why_not(name, problem.cell, mode, quick=False) is None:
+            problem.contender(name).call(0)
+    problem.contender("eager").prepare()
+    if mode == "log_prob_backward":
+        assert all(parameter.grad is not None for parameter in problem.ours.parameters)
+
+
+def test_a_plain_flow_with_other_numbers_and_a_larger_library_are_found_out(monkeypatch):
+    pytest.importorskip("cgm_models")
+    problem = models.Problem({"kind": "RealNVP", "n": 5, "d": 4}, "sample", "cpu")
+    larger = flow_peers.FlowModel(torch.nn.Linear(3, 3), None, None)
+    monkeypatch.setitem(flow_peers.LIBRARIES, "zuko", lambda kind, dim: larger)
+    with pytest.raises(AssertionError, match="RealNVP of zuko has 12 parameters"):
+        problem.contender("zuko")
+    plain = models.PLAIN["RealNVP"]
+    monkeypatch.setattr(plain, "push", lambda self, z: 1.01 * z)
+    with pytest.raises(AssertionError, match="not close"):
+        problem.contender("eager")
 
 
 def test_contenders_that_do_not_run_carry_the_reason_and_wrong_ones_stop_the_run():
