@@ -278,6 +278,16 @@ def test_an_overflow_names_the_layer_and_is_never_a_silent_nan():
     assert flow.loss(x).isnan()
 
 
+def test_an_overflow_of_layers_that_keep_volumes_is_noticed_too():
+    flow = make("nice", dtype=torch.float32)
+    with torch.no_grad():
+        for index in (1, 3):
+            flow.transform.layers[index].conditioner.layers[-1].bias.fill_(3e38)
+    for call in (lambda: flow.sample(2), lambda: flow(points(flow)), lambda: flow.inverse(points(flow))):
+        with pytest.raises(FloatingPointError, match=r"layer layers\.[13] \(AdditiveCoupling\)"):
+            call()
+
+
 def test_bounded_scales_cannot_overflow():
     flow = make("realnvp", dtype=torch.float32)
     with torch.no_grad():

@@ -55,13 +55,13 @@ class Flow(GenerativeModel, abstract=True):
         """``(x, log|det ∂x/∂z|)`` of latent points."""
         self._check_points("z", z)
         x, log_det = self.transform(z, self.expand_context(context, len(z)))
-        return x, self._finite("forward", log_det, z, context, inverse=False)
+        return x, self._finite("forward", log_det, z, context, inverse=False, result=x)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(z, log|det ∂z/∂x|)`` of data points."""
         self._check_points("x", x)
         z, log_det = self.transform.inverse(x, self.expand_context(context, len(x)))
-        return z, self._finite("inverse", log_det, x, context, inverse=True)
+        return z, self._finite("inverse", log_det, x, context, inverse=True, result=z)
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``(batch,)``, in nats; −inf where the base has no mass.
@@ -123,7 +123,7 @@ class Flow(GenerativeModel, abstract=True):
         context = self.expand_context(context, n)
         z = self.base.draw(n, context, generator, temperature)
         x, log_det = self.transform(z, context)
-        self._finite("sample", log_det, z, context, inverse=False)
+        self._finite("sample", log_det, z, context, inverse=False, result=x)
         return x
 
     @torch.no_grad()
@@ -187,10 +187,23 @@ class Flow(GenerativeModel, abstract=True):
         if points.dtype != self.base.like.dtype:
             raise TypeError(f"{name} must have the dtype of the flow, {self.base.like.dtype}: got {points.dtype}")
 
-    def _finite(self, name: str, value: Tensor, points: Tensor, context: Tensor | None, *, inverse: bool) -> Tensor:
-        """``value``, once it is known to be finite; else a second pass finds the layer to blame."""
-        if self.check_finite and not _traced() and not torch.isfinite(value.detach().sum()):
-            explain_non_finite(self, name, value, points, self.expand_context(context, len(points)), inverse=inverse)
+    def _finite(
+        self,
+        name: str,
+        value: Tensor,
+        points: Tensor,
+        context: Tensor | None,
+        *,
+        inverse: bool,
+        result: Tensor | None = None,
+    ) -> Tensor:
+        """``value``, once it and the ``result`` of the map are known to be finite; else an error names the layer."""
+        if self.check_finite and not _traced():
+            total = value.detach().sum()
+            if not torch.isfinite(total if result is None else total + result.detach().sum()):
+                explain_non_finite(
+                    self, name, value, points, self.expand_context(context, len(points)), inverse=inverse
+                )
         return value
 
 
