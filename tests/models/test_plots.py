@@ -263,3 +263,25 @@ def test_loss_curve_errors():
         plots.loss_curve([1.0, 2.0], steps=[1, 2, 3])
     with pytest.raises(ValueError, match="smooth must be at least 1"):
         plots.loss_curve([1.0, 2.0], smooth=0)
+
+
+def test_density_panels_share_one_scale_and_the_grid_is_upright(tmp_path):
+    """A density that grows along y is dark at the top, and a panel of half the density half as dark."""
+
+    def slope(x):
+        return x[:, 1]
+
+    figure = plots.density_panels(
+        {"all": slope, "half": lambda x: slope(x) - math.log(2.0)}, ((0.0, 1.0), (0.0, 2.0)), tmp_path / "d.png"
+    )
+    whole, half = (axes.images[0] for axes in figure.axes)
+    assert whole.get_clim() == half.get_clim()
+    np.testing.assert_allclose(half.get_array(), whole.get_array() / 2, rtol=1e-6)
+    assert (np.diff(whole.get_array(), axis=0) > 0).all()
+    assert (tmp_path / "d.png").stat().st_size > 0
+    with pytest.raises(ValueError, match="at least one"):
+        plots.density_panels({}, ((0.0, 1.0), (0.0, 1.0)))
+    with pytest.raises(ValueError, match="increasing"):
+        plots.density_panels({"a": slope}, ((1.0, 0.0), (0.0, 1.0)))
+    with pytest.raises(ValueError, match="columns"):
+        plots.density_panels({"a": slope}, ((0.0, 1.0), (0.0, 1.0)), columns=0)

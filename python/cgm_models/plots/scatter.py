@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from torch import Tensor
 
 from cgm_models.data import Density2D
@@ -109,12 +110,14 @@ def density_values(density: Density2D, limits: _Limits) -> np.ndarray:
     return log_p.exp().view(_DENSITY_CELLS, _DENSITY_CELLS).T.numpy()
 
 
-def shade(axes: Axes, values: np.ndarray, limits: _Limits) -> None:
+def shade(axes: Axes, values: np.ndarray, limits: _Limits) -> AxesImage:
     """Density values as a shade of blue, from white at zero."""
     top = float(np.quantile(values[values > 0], 0.98)) if (values > 0).any() else 1.0
     (left, right), (bottom, upper) = limits
     extent = (left, right, bottom, upper)
-    axes.imshow(values, origin="lower", extent=extent, cmap=_SHADES, vmin=0.0, vmax=top, interpolation="bilinear")
+    return axes.imshow(
+        values, origin="lower", extent=extent, cmap=_SHADES, vmin=0.0, vmax=top, interpolation="bilinear"
+    )
 
 
 def draw_points(
