@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -103,7 +104,8 @@ class Flow(GenerativeModel, abstract=True):
         self, n: int, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
         """Samples ``(n, *event)`` and their log-density ``(n,)`` in one pass, differentiable in the parameters."""
-        if not self.base.has_rsample and any(parameter.requires_grad for parameter in self.base.parameters()):
+        learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.base.parameters())
+        if learnt and not self.base.has_rsample:
             raise ValueError("samples of this base do not carry the gradient of its parameters: fix them")
         check_whole("n", n, 0)
         context = self.expand_context(context, n)
@@ -152,8 +154,8 @@ class Flow(GenerativeModel, abstract=True):
             raise ValueError("bits_per_dim needs the number of levels of the images: construct with n_levels")
         check_whole("n_draws", n_draws, 1)
         draws = [self.log_prob(dequantize(x, self.n_levels, generator), context) for _ in range(n_draws)]
-        log_prob = torch.stack(draws).logsumexp(0) - torch.tensor(float(n_draws)).log()
-        return bits_per_dim(log_prob, self.base.like.new_empty(self.event_shape).numel(), self.n_levels)
+        log_prob = torch.stack(draws).logsumexp(0) - math.log(n_draws)
+        return bits_per_dim(log_prob, math.prod(self.event_shape), self.n_levels)
 
     def _log_prob(self, x: Tensor, context: Tensor | None) -> Tensor:
         self._check_points("x", x)
