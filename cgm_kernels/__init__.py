@@ -3,6 +3,7 @@
 from .backends import available_backends, get_backend, set_backend, use_backend
 from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
+from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
 from .integrations import accelerate
@@ -22,6 +23,7 @@ __all__ = [
     "affine_coupling",
     "affine_coupling_event",
     "affine_coupling_inverse",
+    "affine_coupling_mlp",
     "available_backends",
     "build_info",
     "get_backend",

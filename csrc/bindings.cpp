@@ -48,6 +48,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
+  m.def("affine_coupling_mlp", &cgm::coupling::affine_coupling_mlp, no_gil);
   m.def("affine_event", &cgm::coupling::affine_event, no_gil);
   m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);
   m.def("wasserstein_1d", &cgm::sliced_ot::wasserstein_1d, no_gil);

@@ -5,6 +5,7 @@
 
 #include <optional>
 #include <tuple>
+#include <vector>
 
 namespace cgm::coupling {
 
@@ -20,6 +21,12 @@ std::optional<TwoTensors> affine_coupling(const at::Tensor& x, const at::Tensor&
 std::optional<TwoTensors> affine_event(const at::Tensor& x, const at::Tensor& parameters, const OptionalTensor& log_det,
                                        int64_t start, int64_t stop, int64_t step, int64_t order, int64_t kind,
                                        double bound, double offset, double eps, bool inverse);
+
+// `layers` holds weights and biases in turn; `conditioning` is added to the first layer's result.
+std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
+                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
+                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
+                                              double offset, double eps, int64_t activation, bool inverse);
 
 // The registered operators; see operators.py.
 TwoTensors affine_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift, int64_t kind,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cgm_kernels import affine_coupling_event
+from cgm_kernels import affine_coupling_event, affine_coupling_mlp
 
+from ..nets import MLP
 from .transform import Transform
+
+MLP_ACTIVATIONS = ("relu", "tanh")  # those that the kernels fuse with the products
 
 
 class AffineCoupling(Transform):
@@ -36,10 +39,15 @@ class AffineCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        parameters = self.conditioner(x[:, self.passing], context)
-        return affine_coupling_event(
-            x, parameters, self.split, log_det, inverse=inverse, scale=self.scale, bound=self.bound
-        )
+        options = {"inverse": inverse, "scale": self.scale, "bound": self.bound}
+        layers = self.conditioner.plain_layers() if type(self.conditioner) is MLP and x.ndim == 2 else None
+        if layers is None or self.conditioner.activation_name not in MLP_ACTIVATIONS:
+            parameters = self.conditioner(x[:, self.passing], context)
+            return affine_coupling_event(x, parameters, self.split, log_det, **options)
+        options["activation"] = self.conditioner.activation_name
+        options["conditioning"] = self.conditioner.input.conditioning(context)
+        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+        return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
 
 
 class AdditiveCoupling(Transform):

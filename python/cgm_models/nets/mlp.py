@@ -51,11 +51,18 @@ class InputLayer(nn.Module):
         self.context_weight = nn.Parameter(joint.weight.detach()[:, in_features:].clone()) if context_dim else None
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        if self.context_weight is None:
+        conditioning = self.conditioning(context)
+        if conditioning is None:
             return F.linear(x, self.weight, self.bias)
+        return torch.addmm(conditioning + self.bias, x, self.weight.t())
+
+    def conditioning(self, context: Tensor | None) -> Tensor | None:
+        """What the context adds to the result, ``c Vᵀ``; None for a layer without one."""
+        if self.context_weight is None:
+            return None
         if context is None:
             raise ValueError("this network was built with a context_dim: it needs a context")
-        return torch.addmm(F.linear(context, self.context_weight, self.bias), x, self.weight.t())
+        return F.linear(context, self.context_weight)
 
 
 class MLP(nn.Module):
@@ -74,7 +81,7 @@ class MLP(nn.Module):
         zero_last: bool = True,
     ) -> None:
         super().__init__()
-        self.activation = find_activation(activation)
+        self.activation, self.activation_name = find_activation(activation), activation
         self.layers: Sequence[nn.Linear]
         sizes = (*check_features(hidden_features), out_features)
         self.input = InputLayer(in_features, sizes[0], context_dim)
@@ -88,6 +95,12 @@ class MLP(nn.Module):
         for layer in self.layers:
             h = F.linear(self.activation(h), layer.weight, layer.bias)
         return h
+
+    def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
+        """The layers, for who computes them in another way; None where hooks want the modules to be called."""
+        layers = [self.input, *self.layers]
+        watched = any(module._forward_hooks or module._forward_pre_hooks for module in (self, *layers))
+        return None if watched else layers
 
 
 class ResidualMLP(nn.Module):

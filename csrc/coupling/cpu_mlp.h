@@ -1,0 +1,72 @@
+// The elementwise part of a conditioner's layers at one SIMD level.
+#include "common/simd_math.h"
+
+namespace cgm::coupling {
+namespace CGM_LEVEL {
+
+template <TileActivation activation, typename scalar_t>
+CGM_HOST_DEVICE scalar_t activated(scalar_t x) {
+  if constexpr (activation == TileActivation::tanh) return ::cgm::CGM_LEVEL::math::tanh(x);
+  return x < 0 ? scalar_t(0) : x;  // NaN stays
+}
+
+template <TileActivation activation, typename scalar_t>
+CGM_HOST_DEVICE scalar_t derivative(scalar_t result) {
+  if constexpr (activation == TileActivation::tanh) return 1 - result * result;
+  return result > 0 ? scalar_t(1) : scalar_t(0);
+}
+
+template <typename scalar_t, typename Function>
+static inline void for_rows(const BiasActivation<scalar_t>& tile, const Function& function) {
+  const scalar_t* bias = tile.bias;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    scalar_t* h = tile.h + row * tile.width;
+    if (tile.added == nullptr) {
+#pragma omp simd
+      for (int64_t j = 0; j < tile.width; ++j) h[j] = function(h[j] + bias[j]);
+    } else {
+      const scalar_t* added = tile.added + row * tile.added_row;
+#pragma omp simd
+      for (int64_t j = 0; j < tile.width; ++j) h[j] = function(h[j] + bias[j] + added[j]);
+    }
+  }
+}
+
+template <typename scalar_t>
+void bias_activation(const BiasActivation<scalar_t>& tile) {
+  if (!tile.activate) return for_rows(tile, [](scalar_t x) { return x; });
+  if (tile.activation == TileActivation::tanh)
+    return for_rows(tile, [](scalar_t x) { return activated<TileActivation::tanh>(x); });
+  for_rows(tile, [](scalar_t x) { return activated<TileActivation::relu>(x); });
+}
+
+template <TileActivation activation, typename scalar_t>
+static void backward_rows(const ActivationBackward<scalar_t>& tile) {
+  scalar_t* sums = tile.sums;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    scalar_t* grad = tile.grad + row * tile.width;
+    const scalar_t* h = tile.h + row * tile.width;
+#pragma omp simd
+    for (int64_t j = 0; j < tile.width; ++j) {
+      grad[j] *= derivative<activation>(h[j]);
+      sums[j] += grad[j];
+    }
+  }
+}
+
+template <typename scalar_t>
+void activation_backward(const ActivationBackward<scalar_t>& tile) {
+  if (tile.h != nullptr) {
+    return tile.activation == TileActivation::tanh ? backward_rows<TileActivation::tanh>(tile)
+                                                   : backward_rows<TileActivation::relu>(tile);
+  }
+  scalar_t* sums = tile.sums;
+  for (int64_t row = 0; row < tile.rows; ++row) {
+    const scalar_t* grad = tile.grad + row * tile.width;
+#pragma omp simd
+    for (int64_t j = 0; j < tile.width; ++j) sums[j] += grad[j];
+  }
+}
+
+}  // namespace CGM_LEVEL
+}  // namespace cgm::coupling

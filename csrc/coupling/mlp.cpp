@@ -1,0 +1,260 @@
+#include "coupling/mlp.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "common/at_parallel.h"
+#include "coupling/kernels.h"
+
+namespace cgm::coupling {
+namespace {
+
+constexpr int64_t tile_numbers = 32768;  // of a layer's activations: several tiles fit the second-level cache
+constexpr int64_t least_rows = 128;      // below, reading the weights again costs more than the cache saves
+
+int64_t widest(at::TensorList layers) {
+  int64_t width = 1;
+  for (size_t l = 0; l < layers.size(); l += 2) width = std::max({width, layers[l].size(0), layers[l].size(1)});
+  return width;
+}
+
+int64_t rows_of_tile(at::TensorList layers) { return std::max(tile_numbers / widest(layers), least_rows); }
+
+// The kernels of a tile run on the thread that calls them.
+Parallel serial() {
+  return {[](int64_t begin, int64_t end, int64_t, void (*body)(void*, int64_t, int64_t), void* context) {
+            body(context, begin, end);
+          },
+          1};
+}
+
+// What every thread that runs tensor operations has to hold.
+struct BelowAutograd {
+  at::NoGradGuard no_grad;
+  at::AutoDispatchBelowADInplaceOrView below;
+};
+
+// Where the parameters of the transformed features lie in a row of the network's result.
+struct ParameterPlace {
+  int64_t scale_at = 0, shift_at = 0, step = 1;
+
+  explicit ParameterPlace(const MlpOptions& options) {
+    const bool interleaved = options.order >= 2;
+    (options.order % 2 == 1 ? scale_at : shift_at) = interleaved ? 1 : options.count;
+    step = interleaved ? 2 : 1;
+  }
+};
+
+template <typename scalar_t>
+Passing<scalar_t> passing(const scalar_t* from, int64_t from_row, scalar_t* to, int64_t length,
+                          const MlpOptions& options) {
+  return {from, to, from_row, length, length, options.start, options.start + options.count};
+}
+
+template <typename scalar_t>
+class Forward {
+ public:
+  Forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning, at::TensorList layers,
+          const MlpOptions& options, const MlpForward& result)
+      : x_(x), log_det_(log_det), conditioning_(conditioning), layers_(layers), options_(options), result_(result) {}
+
+  void tile(int64_t row, int64_t rows) const {
+    const auto input = x_.narrow(0, row, rows).narrow(1, options_.input_start, options_.input_count);
+    at::Tensor h = input;
+    const size_t depth = layers_.size() / 2;
+    for (size_t l = 0; l < depth; ++l) {
+      const bool last = l + 1 == depth;
+      auto out = place(last ? result_.parameters : (l < result_.hidden.size() ? result_.hidden[l] : at::Tensor()), l,
+                       row, rows);
+      at::mm_out(out, h, layers_[2 * l].t());
+      BiasActivation<scalar_t> bias;
+      bias.rows = rows, bias.width = out.size(1), bias.h = out.template mutable_data_ptr<scalar_t>();
+      bias.bias = layers_[2 * l + 1].template const_data_ptr<scalar_t>();
+      bias.activate = !last, bias.activation = options_.activation;
+      if (l == 0 && conditioning_.defined()) {
+        bias.added_row = conditioning_.stride(0);
+        bias.added = conditioning_.template const_data_ptr<scalar_t>() + row * bias.added_row;
+      }
+      bias_activation_cpu(bias);
+      h = out;
+    }
+    couple(row, rows, h);
+  }
+
+ private:
+  // A tile of a tensor that is kept, or memory of its own.
+  at::Tensor place(const at::Tensor& kept, size_t layer, int64_t row, int64_t rows) const {
+    if (kept.defined()) return kept.narrow(0, row, rows);
+    return at::empty({rows, layers_[2 * layer].size(0)}, x_.options());
+  }
+
+  void couple(int64_t row, int64_t rows, const at::Tensor& parameters) const {
+    const int64_t length = x_.size(1), width = parameters.stride(0);
+    const ParameterPlace at(options_);
+    const auto* from = x_.template const_data_ptr<scalar_t>() + row * x_.stride(0);
+    auto* to = result_.y.template mutable_data_ptr<scalar_t>() + row * length;
+    const auto* given = parameters.template const_data_ptr<scalar_t>();
+    AffineRows<scalar_t, scalar_t> problem;
+    problem.rows = rows, problem.cols = options_.count;
+    problem.scale = options_.scale, problem.inverse = options_.inverse;
+    problem.x = {from + options_.start, x_.stride(0), 1};
+    problem.log_scale = {given + at.scale_at, width, at.step}, problem.shift = {given + at.shift_at, width, at.step};
+    problem.y = {to + options_.start, length, 1};
+    problem.passing = passing<scalar_t>(from, x_.stride(0), to, length, options_);
+    if (log_det_.defined()) {
+      problem.log_det_before_step = log_det_.stride(0);
+      problem.log_det_before = log_det_.template const_data_ptr<scalar_t>() + row * log_det_.stride(0);
+    }
+    problem.log_det = result_.log_det.template mutable_data_ptr<scalar_t>() + row;
+    affine_rows_cpu(problem, serial());
+  }
+
+  const at::Tensor &x_, &log_det_, &conditioning_;
+  at::TensorList layers_;
+  const MlpOptions& options_;
+  const MlpForward& result_;
+};
+
+template <typename scalar_t>
+class Backward {
+ public:
+  Backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept, const MlpForward& forward,
+           at::TensorList layers, const MlpOptions& options, const MlpBackward& result)
+      : grad_y_(grad_y),
+        grad_log_det_(grad_log_det),
+        kept_(kept),
+        forward_(forward),
+        layers_(layers),
+        options_(options),
+        result_(result) {}
+
+  // Adds a tile's gradients to those of its part, `sums`: weights and biases in turn.
+  void tile(int64_t row, int64_t rows, const std::vector<at::Tensor>& sums) const {
+    at::Tensor grad = at::empty({rows, forward_.parameters.size(1)}, kept_.options());
+    couple(row, rows, grad);
+    for (size_t l = layers_.size() / 2; l-- > 0;) {
+      const bool last = 2 * l + 2 == layers_.size();
+      ActivationBackward<scalar_t> activation;
+      activation.rows = rows, activation.width = grad.size(1), activation.activation = options_.activation;
+      activation.grad = grad.template mutable_data_ptr<scalar_t>();
+      if (!last) activation.h = forward_.hidden[l].template const_data_ptr<scalar_t>() + row * grad.size(1);
+      activation.sums = sums[2 * l + 1].template mutable_data_ptr<scalar_t>();
+      activation_backward_cpu(activation);
+      const auto input = l == 0 ? network_input(kept_, row, rows) : forward_.hidden[l - 1].narrow(0, row, rows);
+      auto sum = sums[2 * l];
+      at::addmm_out(sum, sum, grad.t(), input);
+      if (l == 0) break;
+      auto below = at::empty({rows, layers_[2 * l].size(1)}, kept_.options());
+      at::mm_out(below, grad, layers_[2 * l]);
+      grad = below;
+    }
+    if (result_.grad_conditioning.defined()) result_.grad_conditioning.narrow(0, row, rows).copy_(grad);
+    auto by_input = network_input(result_.grad_x, row, rows);
+    at::addmm_out(by_input, by_input, grad, layers_[0]);
+  }
+
+ private:
+  at::Tensor network_input(const at::Tensor& whole, int64_t row, int64_t rows) const {
+    return whole.narrow(0, row, rows).narrow(1, options_.input_start, options_.input_count);
+  }
+
+  void couple(int64_t row, int64_t rows, const at::Tensor& grad_parameters) const {
+    const int64_t length = kept_.size(1), width = grad_parameters.size(1), start = options_.start;
+    const ParameterPlace at(options_);
+    const auto* given = forward_.parameters.template const_data_ptr<scalar_t>() + row * width;
+    const auto* grad_y = grad_y_.template const_data_ptr<scalar_t>() + row * grad_y_.stride(0);
+    auto* grad_x = result_.grad_x.template mutable_data_ptr<scalar_t>() + row * length;
+    auto* to = grad_parameters.template mutable_data_ptr<scalar_t>();
+    AffineRowsBackward<scalar_t, scalar_t> problem;
+    problem.rows = rows, problem.cols = options_.count;
+    problem.scale = options_.scale, problem.inverse = options_.inverse;
+    problem.grad_y = {grad_y + start, grad_y_.stride(0), 1};
+    if (grad_log_det_.defined()) {
+      problem.grad_log_det_step = grad_log_det_.stride(0);
+      problem.grad_log_det = grad_log_det_.template const_data_ptr<scalar_t>() + row * grad_log_det_.stride(0);
+    }
+    problem.kept = {kept_.template const_data_ptr<scalar_t>() + row * kept_.stride(0) + start, kept_.stride(0), 1};
+    problem.log_scale = {given + at.scale_at, width, at.step}, problem.shift = {given + at.shift_at, width, at.step};
+    problem.grad_x = {grad_x + start, length, 1};
+    problem.grad_log_scale = {to + at.scale_at, width, at.step},
+    problem.grad_shift = {to + at.shift_at, width, at.step};
+    problem.passing = passing<scalar_t>(grad_y, grad_y_.stride(0), grad_x, length, options_);
+    affine_rows_backward_cpu(problem, serial());
+  }
+
+  const at::Tensor &grad_y_, &grad_log_det_, &kept_;
+  const MlpForward& forward_;
+  at::TensorList layers_;
+  const MlpOptions& options_;
+  const MlpBackward& result_;
+};
+
+at::Tensor rows_contiguous(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.stride(1) != 1 && tensor.size(1) > 1 ? tensor.contiguous() : tensor;
+}
+
+}  // namespace
+
+MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning,
+                       at::TensorList layers, const MlpOptions& options, bool keep) {
+  const int64_t batch = x.size(0), step = rows_of_tile(layers);
+  const auto in = rows_contiguous(x), added = rows_contiguous(conditioning);
+  MlpForward result;
+  result.y = at::empty(x.sizes(), x.options());
+  result.log_det = at::empty({batch}, x.options());
+  for (size_t l = 0; keep && l < layers.size(); l += 2) {
+    auto kept = at::empty({batch, layers[l].size(0)}, x.options());
+    if (l + 2 < layers.size()) {
+      result.hidden.push_back(kept);
+    } else {
+      result.parameters = kept;
+    }
+  }
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "affine_coupling_mlp", [&] {
+    const Forward<scalar_t> forward(in, log_det, added, layers, options, result);
+    at::parallel_for(0, (batch + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
+      const BelowAutograd guards;
+      for (int64_t tile = begin; tile < end; ++tile) forward.tile(tile * step, std::min(step, batch - tile * step));
+    });
+  });
+  return result;
+}
+
+MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
+                         const MlpForward& forward, at::TensorList layers, const MlpOptions& options,
+                         bool want_conditioning) {
+  const int64_t batch = kept.size(0), step = rows_of_tile(layers), tiles = (batch + step - 1) / step;
+  const auto grad = rows_contiguous(grad_y.defined() ? grad_y : at::zeros({1, 1}, kept.options()).expand(kept.sizes()));
+  const auto point = rows_contiguous(kept);
+  MlpBackward result;
+  result.grad_x = at::empty(kept.sizes(), kept.options());
+  if (want_conditioning) result.grad_conditioning = at::empty({batch, layers[0].size(0)}, kept.options());
+  // Each part of the batch has sums of its own, so that the result does not depend on timing.
+  const int64_t parts = std::max<int64_t>(std::min<int64_t>(at::get_num_threads(), tiles), 1);
+  const int64_t share = (tiles + parts - 1) / parts;
+  std::vector<std::vector<at::Tensor>> sums(parts);
+  for (auto& own : sums)
+    for (const auto& layer : layers) own.push_back(at::zeros(layer.sizes(), layer.options()));
+  AT_DISPATCH_FLOATING_TYPES(kept.scalar_type(), "affine_coupling_mlp", [&] {
+    const Backward<scalar_t> backward(grad, grad_log_det, point, forward, layers, options, result);
+    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+      const BelowAutograd guards;
+      for (int64_t part = begin; part < end; ++part)
+        for (int64_t tile = part * share; tile < std::min(tiles, (part + 1) * share); ++tile)
+          backward.tile(tile * step, std::min(step, batch - tile * step), sums[part]);
+    });
+  });
+  for (int64_t part = 1; part < parts; ++part)
+    for (size_t k = 0; k < layers.size(); ++k) sums[0][k].add_(sums[part][k]);
+  result.grad_layers = std::move(sums[0]);
+  return result;
+}
+
+}  // namespace cgm::coupling

@@ -1,0 +1,37 @@
+// The elementwise part of a perceptron that conditions a coupling, on one thread's tile; the products are BLAS's.
+#pragma once
+#include <cstdint>
+
+namespace cgm::coupling {
+
+// In the order of ACTIVATIONS in mlp.py. Their derivatives are functions of their results.
+enum class TileActivation : int { relu, tanh };
+
+// h (rows, width), contiguous: h ← a(h + bias + added), or h + bias + added where not `activate`.
+template <typename scalar_t>
+struct BiasActivation {
+  int64_t rows = 0, width = 0;
+  scalar_t* h = nullptr;
+  const scalar_t* bias = nullptr;   // (width)
+  const scalar_t* added = nullptr;  // (rows, width) at any distance from row to row; null: nothing
+  int64_t added_row = 0;
+  bool activate = true;
+  TileActivation activation = TileActivation::relu;
+};
+
+// grad ← grad · a'(h) where h, the result of the activation, is given; its column sums are added to `sums`.
+template <typename scalar_t>
+struct ActivationBackward {
+  int64_t rows = 0, width = 0;
+  scalar_t* grad = nullptr;
+  const scalar_t* h = nullptr;
+  scalar_t* sums = nullptr;  // (width)
+  TileActivation activation = TileActivation::relu;
+};
+
+template <typename scalar_t>
+void bias_activation_cpu(const BiasActivation<scalar_t>& tile);
+template <typename scalar_t>
+void activation_backward_cpu(const ActivationBackward<scalar_t>& tile);
+
+}  // namespace cgm::coupling

@@ -1,0 +1,138 @@
+// Eager autograd of the whole coupling layer; everything but plain eager calls is composed of its parts in Python.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/where.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "common/double_backward.h"
+#include "common/fast_path.h"
+#include "coupling/mlp.h"
+
+namespace cgm::coupling {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at once are as good
+
+class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const OptionalTensor& log_det,
+                               const OptionalTensor& conditioning, at::TensorList layers, const MlpOptions& options) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto added = conditioning.value_or(at::Tensor());
+    auto result = mlp_forward(x, log_det.value_or(at::Tensor()), added, layers, options, /*keep=*/true);
+    ctx->set_materialize_grads(false);
+    variable_list saved{options.inverse ? result.y : x, result.parameters};
+    saved.insert(saved.end(), result.hidden.begin(), result.hidden.end());
+    saved.insert(saved.end(), layers.begin(), layers.end());
+    ctx->save_for_backward(std::move(saved));
+    const auto& scale = options.scale;
+    ctx->saved_data["numbers"] = std::vector<double>{scale.bound, scale.offset, scale.eps};
+    ctx->saved_data["integers"] = std::vector<int64_t>{static_cast<int64_t>(scale.kind),
+                                                       static_cast<int64_t>(options.activation),
+                                                       options.inverse,
+                                                       options.start,
+                                                       options.count,
+                                                       options.order,
+                                                       options.input_start,
+                                                       options.input_count,
+                                                       log_det.has_value(),
+                                                       conditioning.has_value(),
+                                                       static_cast<int64_t>(layers.size())};
+    return {result.y, result.log_det};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto integers = ctx->saved_data["integers"].toIntVector();
+    const auto numbers = ctx->saved_data["numbers"].toDoubleVector();
+    MlpOptions options;
+    options.scale = {static_cast<ScaleKind>(integers[0]), numbers[0], numbers[1], numbers[2]};
+    options.activation = static_cast<TileActivation>(integers[1]), options.inverse = integers[2] != 0;
+    options.start = integers[3], options.count = integers[4], options.order = integers[5];
+    options.input_start = integers[6], options.input_count = integers[7];
+    const auto n_layers = static_cast<size_t>(integers[10]);
+    variable_list result(4 + n_layers);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    TORCH_CHECK(plain_eager(grads[0], grads[1]),
+                "batched or traced gradients do not pass the fused coupling layer; use "
+                "cgm_kernels.use_backend('reference')");
+    {
+      at::NoGradGuard no_grad;
+      MlpForward forward;
+      forward.parameters = saved[1];
+      forward.hidden.assign(saved.begin() + 2, saved.end() - n_layers);
+      const variable_list layers(saved.end() - n_layers, saved.end());
+      auto found = mlp_backward(grads[0], grads[1], saved[0], forward, layers, options, integers[9] != 0);
+      result[0] = found.grad_x;
+      if (integers[8] != 0) result[1] = grads[1];
+      if (integers[9] != 0) result[2] = found.grad_conditioning;
+      std::copy(found.grad_layers.begin(), found.grad_layers.end(), result.begin() + 3);
+    }
+    variable_list sources = saved;
+    sources.insert(sources.end(), grads.begin(), grads.end());
+    return final_gradients(std::move(result), sources);
+  }
+};
+
+bool fits(const at::Tensor& x, const at::Tensor& other) {
+  return plain_eager(other) && other.scalar_type() == x.scalar_type() && other.is_cpu() &&
+         other.layout() == at::kStrided;
+}
+
+// The layers lead from `inputs` numbers to `outputs`, each a matrix and a bias, contiguous and not too wide.
+bool right_layers(const at::Tensor& x, at::TensorList layers, int64_t inputs, int64_t outputs) {
+  if (layers.empty() || layers.size() % 2 != 0) return false;
+  for (size_t l = 0; l < layers.size(); l += 2) {
+    const auto &weight = layers[l], &bias = layers[l + 1];
+    if (!fits(x, weight) || !fits(x, bias) || weight.dim() != 2 || bias.dim() != 1) return false;
+    if (weight.size(1) != inputs || bias.size(0) != weight.size(0) || !bias.is_contiguous()) return false;
+    inputs = weight.size(0);
+    if (inputs > widest_layer || inputs == 0) return false;
+  }
+  return inputs == outputs;
+}
+
+bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) {
+  return kind >= 0 && kind <= static_cast<int64_t>(ScaleKind::gate) && activation >= 0 && activation <= 1 &&
+         options.order >= 0 && options.scale.bound > 0 && options.scale.eps >= 0;
+}
+
+}  // namespace
+
+std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
+                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
+                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
+                                              double offset, double eps, int64_t activation, bool inverse) {
+  MlpOptions options;
+  options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
+  options.activation = static_cast<TileActivation>(activation), options.inverse = inverse;
+  options.start = start, options.count = stop - start, options.order = order;
+  if (!plain_eager(x) || !x.is_cpu() || x.layout() != at::kStrided || x.dim() != 2) return {};
+  if (!right_options(options, kind, activation)) return {};
+  if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return {};
+  const int64_t width = x.size(1);
+  if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};
+  options.input_start = start == 0 ? stop : 0, options.input_count = width - options.count;
+  if (!right_layers(x, layers, options.input_count, 2 * options.count)) return {};
+  if (log_det && (!fits(x, *log_det) || log_det->dim() != 1 || log_det->size(0) != x.size(0))) return {};
+  if (conditioning && (!fits(x, *conditioning) || conditioning->dim() != 2 || conditioning->size(0) != x.size(0) ||
+                       conditioning->size(1) != layers[0].size(0)))
+    return {};
+  bool wanted =
+      x.requires_grad() || (log_det && log_det->requires_grad()) || (conditioning && conditioning->requires_grad());
+  for (const auto& layer : layers) wanted = wanted || layer.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) {
+    const auto before = log_det.value_or(at::Tensor()), added = conditioning.value_or(at::Tensor());
+    const auto result = mlp_forward(x, before, added, layers, options, /*keep=*/false);
+    return TwoTensors(result.y, result.log_det);
+  }
+  auto found = CouplingMlp::apply(x, log_det, conditioning, at::TensorList(layers), options);
+  return TwoTensors(found[0], found[1]);
+}
+
+}  // namespace cgm::coupling
