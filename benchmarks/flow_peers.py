@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-LAYERS = {"RealNVP": 8, "MAF": 3}
+LAYERS = {"RealNVP": 8, "MAF": 3}  # the families that all of them have
+SPLINE_LAYERS, SPLINE_BINS, SPLINE_BOUND = 4, 8, 5.0  # of nflows, in couplings as ours
 HIDDEN = 64  # the width of both hidden layers
 
 
@@ -64,15 +65,17 @@ def nflows(kind: str, dim: int) -> FlowModel:
         def forward(self, inputs: Tensor, context: Tensor | None = None) -> Tensor:
             return super().forward(inputs)
 
+    def network(inputs: int, outputs: int) -> nn.Module:
+        return Perceptron([inputs], [outputs], [HIDDEN, HIDDEN])
+
+    spline = {"num_bins": SPLINE_BINS, "tails": "linear", "tail_bound": SPLINE_BOUND}
     layers = []
-    for index in range(LAYERS[kind]):
+    for index in range(SPLINE_LAYERS if kind == "NeuralSplineFlow" else LAYERS[kind]):
+        mask = ((torch.arange(dim) < dim // 2) == bool(index % 2)).long()
         if kind == "RealNVP":
-            mask = (torch.arange(dim) < dim // 2) == bool(index % 2)
-            layers.append(
-                transforms.AffineCouplingTransform(
-                    mask.long(), lambda inputs, outputs: Perceptron([inputs], [outputs], [HIDDEN, HIDDEN])
-                )
-            )
+            layers.append(transforms.AffineCouplingTransform(mask, network))
+        elif kind == "NeuralSplineFlow":
+            layers.append(transforms.PiecewiseRationalQuadraticCouplingTransform(mask, network, **spline))
         else:
             layers += [
                 transforms.MaskedAffineAutoregressiveTransform(dim, HIDDEN, num_blocks=1, use_residual_blocks=False),

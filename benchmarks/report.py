@@ -214,8 +214,9 @@ def readme_tables(benchmark: str, results: Path = RESULTS) -> str:
         result = json.loads(path.read_text(encoding="utf-8"))
         where = path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent
         more = f"Every size: [{benchmark}.md]({where.as_posix()}/{benchmark}.md)."
+        title = f"### {benchmark_of(result).title}"
         tables = [headline_tables(result), memory_table(result), target_table(result), [more]]
-        parts.append("\n\n".join([machine_line(result), *("\n".join(table) for table in tables if table)]))
+        parts.append("\n\n".join([title, machine_line(result), *("\n".join(table) for table in tables if table)]))
     return "\n\n".join(parts)
 
 

@@ -81,11 +81,10 @@ def _row(
     mine = benchmark.primary(row)
     others = row["speedups"][mine]
     name = next((one for one in (benchmark.baseline, *benchmark.peers) if one in others), None)
-    beside = (
-        f", {benchmark.titles[name]} {report.speedup(others[name])} ({others[name]['pairs']} pairs" if name else " ("
-    )
-    own = report.milliseconds(row["contenders"][mine]["median"])
-    print(f"{title} ours {own:>8}{beside}, {time.monotonic() - began:.0f} s)", flush=True)
+    said = [f"{title} ours {report.milliseconds(row['contenders'][mine]['median']):>8}"]
+    if name is not None:
+        said.append(f"{benchmark.titles[name]} {report.speedup(others[name])}, {others[name]['pairs']} pairs")
+    print(", ".join([*said, f"{time.monotonic() - began:.0f} s"]), flush=True)
     return row
 
 
