@@ -11,23 +11,23 @@ INDEX = {name: index for index, name in enumerate(LAYOUTS)}
 
 
 class Layout(NamedTuple):
-    """``count`` channels ``start, start + step, …`` are transformed; ``order`` is the place in ``LAYOUTS``."""
+    """``size`` channels ``start, start + step, …`` are transformed; ``order`` is the place in ``LAYOUTS``."""
 
     start: int
-    count: int
+    size: int
     step: int
     order: int
 
     @property
     def channels(self) -> slice:
-        return slice(self.start, self.start + (self.count - 1) * self.step + 1 if self.count else self.start, self.step)
+        return slice(self.start, self.start + (self.size - 1) * self.step + 1 if self.size else self.start, self.step)
 
     def split_parameters(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Views of the log-scales and the shifts in ``parameters`` (B, 2 · count, …)."""
         if self.order >= 2:
             pair = parameters[:, 0::2], parameters[:, 1::2]
         else:
-            pair = parameters[:, : self.count], parameters[:, self.count :]
+            pair = parameters[:, : self.size], parameters[:, self.size :]
         return pair if self.order % 2 == 0 else pair[::-1]
 
 

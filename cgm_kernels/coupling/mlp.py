@@ -73,8 +73,9 @@ def affine_coupling_mlp(
     h = h if conditioning is None else h + conditioning
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         h = F.linear(ACTIVATIONS[activation](h), weight, bias)
-    options = dict(scale=scale, bound=bound, offset=offset, eps=eps, layout=layout)
-    return affine_coupling_event(x, h, split, log_det, inverse=inverse, **options)
+    return affine_coupling_event(
+        x, h, split, log_det, inverse=inverse, scale=scale, bound=bound, offset=offset, eps=eps, layout=layout
+    )
 
 
 def _fused(

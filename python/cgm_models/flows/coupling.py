@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -39,15 +41,16 @@ class AffineCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        options = {"inverse": inverse, "scale": self.scale, "bound": self.bound}
-        layers = self.conditioner.plain_layers() if type(self.conditioner) is MLP and x.ndim == 2 else None
-        if layers is None or self.conditioner.activation_name not in MLP_ACTIVATIONS:
-            parameters = self.conditioner(x[:, self.passing], context)
-            return affine_coupling_event(x, parameters, self.split, log_det, **options)
-        options["activation"] = self.conditioner.activation_name
-        options["conditioning"] = self.conditioner.input.conditioning(context)
-        weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-        return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
+        options: dict[str, Any] = {"inverse": inverse, "scale": self.scale, "bound": self.bound}
+        conditioner = self.conditioner
+        if type(conditioner) is MLP and x.ndim == 2 and conditioner.activation_name in MLP_ACTIVATIONS:
+            if (layers := conditioner.plain_layers()) is not None:
+                weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+                options["activation"] = conditioner.activation_name
+                options["conditioning"] = conditioner.input.conditioning(context)
+                return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
+        parameters = conditioner(x[:, self.passing], context)
+        return affine_coupling_event(x, parameters, self.split, log_det, **options)
 
 
 class AdditiveCoupling(Transform):

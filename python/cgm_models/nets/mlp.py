@@ -98,7 +98,7 @@ class MLP(nn.Module):
 
     def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
         """The layers, for who computes them in another way; None where hooks want the modules to be called."""
-        layers = [self.input, *self.layers]
+        layers: list[InputLayer | nn.Linear] = [self.input, *self.layers]
         watched = any(module._forward_hooks or module._forward_pre_hooks for module in (self, *layers))
         return None if watched else layers
 
