@@ -58,7 +58,7 @@ class Shape:
     @staticmethod
     def event(x: Tensor, layout: Layout) -> Shape:
         inner = math.prod(x.shape[2:])
-        return Shape(x.shape[0], x.shape[1] * inner, layout.start * inner, max(layout.step, 1), layout.count * inner)
+        return Shape(x.shape[0], x.shape[1] * inner, layout.start * inner, max(layout.step, 1), layout.size * inner)
 
     @property
     def passing(self) -> bool:

@@ -43,12 +43,16 @@ class AffineCoupling(Transform):
     ) -> tuple[Tensor, Tensor]:
         options: dict[str, Any] = {"inverse": inverse, "scale": self.scale, "bound": self.bound}
         conditioner = self.conditioner
-        if type(conditioner) is MLP and x.ndim == 2 and conditioner.activation_name in MLP_ACTIVATIONS:
-            if (layers := conditioner.plain_layers()) is not None:
-                weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-                options["activation"] = conditioner.activation_name
-                options["conditioning"] = conditioner.input.conditioning(context)
-                return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
+        if (
+            type(conditioner) is MLP
+            and x.ndim == 2
+            and conditioner.activation_name in MLP_ACTIVATIONS
+            and (layers := conditioner.plain_layers()) is not None
+        ):
+            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
+            options["activation"] = conditioner.activation_name
+            options["conditioning"] = conditioner.input.conditioning(context)
+            return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
         parameters = conditioner(x[:, self.passing], context)
         return affine_coupling_event(x, parameters, self.split, log_det, **options)
 
