@@ -23,6 +23,9 @@ _SHIPPED = {
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
     "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
+    "NeuralSlicedWassersteinFlow": Entry(
+        "cgm_models.transport", "a network that learns where the sliced-Wasserstein flow carries points, at any time"
+    ),
     "NeuralSplineFlow": Entry("cgm_models.flows", "couplings by monotone rational-quadratic splines"),
     "PixelCNN": Entry("cgm_models.flows", "images pixel by pixel, by gated masked convolutions"),
     "PixelRNN": Entry("cgm_models.flows", "images pixel by pixel, by LSTMs down the rows"),

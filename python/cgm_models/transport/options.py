@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .flow import SlicedWassersteinFlow
+    from .neural_pool import FlowOptions
 
 
 def is_whole(value: Any, least: int) -> bool:
@@ -64,3 +65,39 @@ def _check_patches(flow: SlicedWassersteinFlow, patch_sizes: tuple[int, ...]) ->
         raise ValueError(f"patch_sizes must be whole numbers, at least 1: got {patch_sizes}")
     if flow.patch_sizes and flow.n_projections > flow.dim:
         raise ValueError(f"with patches n_projections must be at most {flow.dim}: got {flow.n_projections}")
+
+
+def check_neural_options(
+    flow: FlowOptions,
+    event_shape: tuple[int, ...],
+    context_dim: Any,
+    n_frequencies: Any,
+    steps_per_loss: Any,
+    end_fraction: Any,
+    n_steps: Any,
+) -> None:
+    """The arguments of ``NeuralSlicedWassersteinFlow`` that its network does not check."""
+    whole = {
+        "context_dim": (context_dim, 0),
+        "n_frequencies": (n_frequencies, 0),
+        "n_flow_steps": (flow.n_steps, 1),
+        "n_projections": (flow.n_projections, 1),
+        "n_particles": (flow.n_particles, 1),
+        "n_clouds": (flow.n_clouds, 2),
+        "n_knots": (flow.n_knots, 1),
+        "steps_per_loss": (steps_per_loss, 0),
+        "n_steps": (n_steps, 1),
+    }
+    for name, (value, least) in whole.items():
+        if not is_whole(value, least):
+            raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
+    for name, value in {"step_size": flow.step_size, "context_scale": flow.context_scale}.items():
+        if not is_number(value) or value <= 0:
+            raise ValueError(f"{name} must be positive and a finite number: got {value!r}")
+    for name, value in {"end_fraction": end_fraction, "global_fraction": flow.global_fraction}.items():
+        if not is_number(value) or not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name} must lie in [0, 1]: got {value!r}")
+    if flow.patch_sizes and len(event_shape) != 3:
+        raise ValueError(f"patch_sizes need images (channels, height, width): got event_shape {event_shape}")
+    if not all(is_whole(size, 1) for size in flow.patch_sizes):
+        raise ValueError(f"patch_sizes must be whole numbers, at least 1: got {flow.patch_sizes}")
