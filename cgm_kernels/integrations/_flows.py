@@ -57,13 +57,25 @@ def couple(
         raise PassOn("parameters of another shape")
     if isinstance(moved, slice) and (x.dim() == 2 or (moved.step in (None, 1) and not layout.startswith("inter"))):
         return affine_coupling_event(x, parameters, moved, layout=layout, inverse=inverse, **scale)
-    log_scale, shift = Layout(0, count, 1, INDEX[layout]).split_parameters(parameters)
+    return couple_by(x, *Layout(0, count, 1, INDEX[layout]).split_parameters(parameters), moved, inverse, **scale)
+
+
+def couple_by(
+    x: Tensor, log_scale: Tensor, shift: Tensor, moved: slice | Tensor, inverse: bool, **scale: Any
+) -> tuple[Tensor, Tensor]:
+    """As :func:`couple`, by log-scales and shifts of the shape of what is transformed."""
     map = affine_coupling_inverse if inverse else affine_coupling
+    part, log_det = map(select(x, moved, 1), log_scale, shift, **scale)
     if isinstance(moved, slice):
-        part, log_det = map(x[:, moved], log_scale, shift, **scale)
         return torch.slice_scatter(x, part, 1, moved.start, moved.stop, moved.step or 1), log_det
-    part, log_det = map(x.index_select(1, moved), log_scale, shift, **scale)
     return x.index_copy(1, moved, part), log_det
+
+
+def select(x: Tensor, where: slice | Tensor, dim: int) -> Tensor:
+    """The part of x that a slice, as a view, or an index picks along ``dim``."""
+    if isinstance(where, slice):
+        return x[(slice(None),) * dim + (where,)]
+    return x.index_select(dim, where)
 
 
 def as_slice(index: Tensor) -> slice | Tensor:
@@ -79,9 +91,8 @@ def as_slice(index: Tensor) -> slice | Tensor:
 
 def take(x: Tensor, channels: slice | Tensor) -> Tensor:
     """A contiguous copy of some channels, which a network may change in place."""
-    if isinstance(channels, slice):
-        return x[:, channels].clone(memory_format=torch.contiguous_format)
-    return x.index_select(1, channels)
+    part = select(x, channels, 1)
+    return part.clone(memory_format=torch.contiguous_format) if isinstance(channels, slice) else part
 
 
 _remembered: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()

@@ -4,7 +4,8 @@ What stays with normflows, each for a reason named in the report: subclasses and
 layers are recognised by their exact class), couplings without a scale, masks that are not 0 and 1, inputs that are not
 plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse where the network has batch
 normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
-initialises itself. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under
+initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, and a masked coupling computes only
+the outputs of its networks that its mask leaves. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under
 which they are available.
 """
 
@@ -22,10 +23,24 @@ from normflows.nets import made as made_source
 from torch import Tensor, nn
 
 from ..coupling.masked import masked_mlp_inverse
+from ..coupling.mlp import affine_coupling_mlp
 from ..coupling.op import affine_coupling, affine_coupling_inverse
-from ._flows import autoregressive, couple, parameters_of, plain, refuse_hooks, remembered, version_check
+from ._flows import (
+    as_slice,
+    autoregressive,
+    couple,
+    couple_by,
+    parameters_of,
+    plain,
+    refuse_hooks,
+    remembered,
+    select,
+    version_check,
+)
 from ._library import Library, PassOn
-from ._made import fold_first, layers
+from ._made import fold_first
+from ._made import layers as made_layers
+from ._perceptron import perceptron
 
 _MAPS: dict[str, dict[str, Any]] = {
     "exp": {"scale": "exp"},
@@ -76,6 +91,11 @@ def _block(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
     scale, size = _scale(coupling), (z.shape[1] + 1) // 2
     halves = slice(0, size), slice(size, z.shape[1])
     passed, moved = halves if by_channel else halves[::-1]
+    layers = perceptron(coupling.param_map, z) if z.dim() == 2 and coupling.scale_map != "sigmoid" else None
+    if layers is not None and layers.takes(z.shape[1] - z[:, moved].shape[1], 2 * z[:, moved].shape[1]):
+        return affine_coupling_mlp(
+            z, *layers, moved, activation="relu", inverse=inverse, layout="interleaved_shift_scale", **scale
+        )
     parameters = parameters_of(coupling.param_map, z, z[:, passed])
     if coupling.scale_map != "sigmoid":
         return couple(z, parameters, moved, "interleaved_shift_scale", inverse=inverse, **scale)
@@ -102,14 +122,38 @@ def _masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
     plain(z, self.b)
     if z.dim() < 2 or z.shape[1:] != self.b.shape[1:]:
         raise PassOn("shape")
-    if not remembered(self, (self.b,), lambda b: bool(((b == 0) | (b == 1)).all())):
+    halves = remembered(self, (self.b,), _halves)
+    if halves is None:
         raise PassOn("a mask that is not 0 and 1")
+    networks = self.s, self.t
+    if z.dim() == 2:
+        passed, moved = halves
+        log_scale, shift = (_half(network, z, self.b, passed, moved) for network in networks)
+        return couple_by(z, log_scale, shift, moved, inverse)
     masked, free = self.b * z, 1 - self.b
-    log_scale, shift = (_finite(network(masked)) for network in (self.s, self.t))
-    plain(z, log_scale, shift)
+    log_scale, shift = (_finite(parameters_of(network, z, masked)) for network in networks)
     if log_scale.shape != z.shape or shift.shape != z.shape:
         raise PassOn("parameters of another shape")
     return (affine_coupling_inverse if inverse else affine_coupling)(z, free * log_scale, free * shift)
+
+
+def _halves(mask: Tensor) -> tuple[slice | Tensor, slice | Tensor] | None:
+    """The features that pass and those that are transformed; None for a mask that is not 0 and 1."""
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        return None
+    passes = mask.flatten() == 1
+    return as_slice(passes.nonzero().squeeze(-1)), as_slice((~passes).nonzero().squeeze(-1))
+
+
+def _half(network: Any, z: Tensor, mask: Tensor, passed: slice | Tensor, moved: slice | Tensor) -> Tensor:
+    """The transformed features of a network that is given those that pass, the others as zeros."""
+    layers = perceptron(network, z)
+    if layers is not None and layers.takes(z.shape[1], z.shape[1]):
+        return _finite(layers.part(z, passed, moved))
+    whole = parameters_of(network, z, mask * z)
+    if whole.shape != z.shape:
+        raise PassOn("parameters of another shape")
+    return _finite(select(whole, moved, 1))
 
 
 def _finite(value: Tensor) -> Tensor:
@@ -166,7 +210,7 @@ def _masked_inverse(original: Any, self: Any, inputs: Any, context: Any) -> Any:
     made = self.autoregressive_net
     if type(made) is not made_source.MADE or type(made.preprocessing) is not nn.Identity:
         raise PassOn("a network that is not MADE")
-    found = layers(made, made_source, inputs, None)
+    found = made_layers(made, made_source, inputs, None)
     if not found.residual:  # nothing stands between the first layer and the second
         found = fold_first(found, made)
     weights, biases, masks, activation, residual = found
