@@ -5,8 +5,8 @@ layers are recognised by their exact class), couplings without a scale, masks th
 plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse where the network has batch
 normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
 initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, and a masked coupling computes only
-the outputs of its networks that its mask leaves. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under
-which they are available.
+the outputs of its networks that its mask leaves. Second derivatives of a routed call are an error that names
+``use_backend("reference")``, under which they are available.
 """
 
 from __future__ import annotations
