@@ -4,11 +4,10 @@
 # Three ways to draw from the same flow: its particles, moved towards the training set; its learned quantiles
 # (`SlicedWassersteinFlow`), which need no data; and a network that has learned where the flow carries base points
 # (`NeuralSlicedWassersteinFlow`), which needs two steps. `python examples/neural_sliced_wasserstein_flow.py [SET ...]`
-# fits all of them (a quarter of an hour on two cores), measures them against held-out data, and writes a table and a
-# page of pictures to `examples/results/`.
+# fits all of them, measures them against held-out data, and writes a table and a page of pictures to
+# `examples/results/`. What was measured is kept in `demo/`, so that the sets can be measured one by one.
 
 # %%
-import json
 import os
 import platform
 import statistics
@@ -27,7 +26,7 @@ from cgm_models.plots.scatter import density_values, draw_paths, draw_points, fr
 from cgm_models.training import Trainer
 from cgm_models.transport import NeuralSlicedWassersteinFlow, SlicedWassersteinFlow, particle_flow
 
-OUT = Path(__file__).parent / "results"
+OUT, KEPT = Path(__file__).parent / "results", Path("demo/neural")
 NAME = "neural_sliced_wasserstein_flow"
 PLANAR = ["moons", "circles", "rings", "8gaussians", "pinwheel", "swissroll", "checkerboard"]
 N, ROUNDS = 10_000, 3
@@ -49,7 +48,7 @@ def fit_network(dataset: data.Dataset) -> NeuralSlicedWassersteinFlow:
     torch.manual_seed(0)
     if dataset.is_image:
         options = {"hidden_features": (512, 512, 512), "step_size": 64.0, "n_flow_steps": 150}
-        trainer = {"max_steps": 2200, "batch_size": 256, "lr": 1e-3}
+        trainer = {"max_steps": 2000, "batch_size": 256, "lr": 1e-3}
     else:
         options, trainer = {}, {"max_steps": 2500, "batch_size": 512, "lr": 4e-3}
     model = NeuralSlicedWassersteinFlow(dataset.event_shape, **options)
@@ -75,8 +74,8 @@ def draw_particles(dataset: data.Dataset, quantiles: SlicedWassersteinFlow, seed
 
 
 # %%
-def compare(name: str) -> tuple[dict, dict]:
-    """(the numbers, the clouds to draw)."""
+def compare(name: str) -> dict:
+    """The numbers, and what to draw."""
     dataset, began = data.load(name), time.perf_counter()
     quantiles = SlicedWassersteinFlow(dataset.event_shape).fit(dataset.train_x, generator=seeded(0))
     fitted = time.perf_counter()
@@ -98,7 +97,8 @@ def compare(name: str) -> tuple[dict, dict]:
     rows[QUANTILES]["fit"], rows[NEURAL]["fit"] = fitted - began, learned - fitted
     base = network.sample_base(40, seeded(9))
     paths = network.trajectory(base, [network.end_time * (k / 24) ** 2 for k in range(25)])
-    return rows, {"dataset": dataset, "paths": paths, **{key: cloud for key, (cloud, _) in rounds[0].items()}}
+    clouds = {key: cloud[:2000].clone() for key, (cloud, _) in rounds[0].items()}
+    return {"rows": rows, "machine": machine(), "paths": paths, **clouds}
 
 
 def timed(draw, seed: int) -> tuple[torch.Tensor, float]:
@@ -121,7 +121,7 @@ def table(results: dict[str, dict]) -> str:
     lines = [
         "# The neural sliced-Wasserstein flow beside the particle flow",
         "",
-        f"{machine()}. Written by `python examples/{NAME}.py`.",
+        f"Written by `python examples/{NAME}.py` on {'; '.join(sorted({r['machine'] for r in results.values()}))}.",
         f"Distances from {N:,} samples to held-out data, means over {ROUNDS} draws; the energy distance is the",
         f"unbiased one and may be negative. Times to draw {N:,} samples are medians of {ROUNDS} rounds in which the",
         "samplers take turns, the ratios to the network the medians of theirs. The particles move along directions",
@@ -130,8 +130,8 @@ def table(results: dict[str, dict]) -> str:
         "| data | | sliced W₂ | energy | time (s) | times as long as the network | memory (kB) | fit (s) |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for name, rows in results.items():
-        for key, row in rows.items():
+    for name, result in results.items():
+        for key, row in result["rows"].items():
             cells = [name, key, f"{row['sliced']:.4f}", f"{row['energy']:.5f}"]
             cells += [f"{row[k]:{form}}" if k in row else "" for k, form in (("seconds", ".3f"), ("ratio", ".1f"))]
             cells += [
@@ -146,19 +146,18 @@ def machine() -> str:
     info = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
     cpu = names[0] if names else platform.machine()
-    load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     date = datetime.now(timezone.utc).date().isoformat()
-    return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} threads{load}, torch {torch.__version__}, {date}"
+    return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} threads, torch {torch.__version__}, {date}"
 
 
-def page(clouds: dict[str, dict], results: dict[str, dict]) -> None:
+def page(results: dict[str, dict]) -> None:
     columns = ["held out", PARTICLES, QUANTILES, NEURAL, "ways of the network"]
-    figure = new_figure(11.0, 2.25 * len(clouds))
-    for axes_row, (name, shown) in zip(figure.subplots(len(clouds), 5, squeeze=False), clouds.items(), strict=True):
+    figure = new_figure(11.0, 2.25 * len(results))
+    for axes_row, (name, shown) in zip(figure.subplots(len(results), 5, squeeze=False), results.items(), strict=True):
         axes_row[0].set_ylabel(name, fontsize=10)
         for axes, column in zip(axes_row, columns, strict=True):
-            draw_panel(axes, shown, column)
-            row = results[name].get(column)
+            draw_panel(axes, data.load(name), shown, column)
+            row = shown["rows"].get(column)
             note = f"\nSW {row['sliced']:.3f}, {row['seconds']:.2f} s" if row else ""
             axes.set_title(column + note, fontsize=8)
             axes.set_xticks([])
@@ -166,8 +165,7 @@ def page(clouds: dict[str, dict], results: dict[str, dict]) -> None:
     save(figure, OUT / f"{NAME}.png")
 
 
-def draw_panel(axes, shown: dict, column: str) -> None:
-    dataset = shown["dataset"]
+def draw_panel(axes, dataset: data.Dataset, shown: dict, column: str) -> None:
     if dataset.is_image:
         cloud = shown["paths"][::3].swapaxes(0, 1)[:8].flatten(0, 1) if column not in shown else shown[column]
         cloud = dataset.test_x if column == "held out" else cloud
@@ -187,11 +185,12 @@ def draw_panel(axes, shown: dict, column: str) -> None:
 
 # %%
 names = sys.argv[1:] if len(sys.argv) > 1 and not hasattr(sys, "ps1") else [*PLANAR, "digits"]
-results, clouds = {}, {}
-OUT.mkdir(exist_ok=True)
+KEPT.mkdir(parents=True, exist_ok=True)
 for name in names:
-    results[name], clouds[name] = compare(name)
+    torch.save(compare(name), KEPT / f"{name}.pt")
+    files = {known: KEPT / f"{known}.pt" for known in [*PLANAR, "digits"]}
+    results = {known: torch.load(file, weights_only=True) for known, file in files.items() if file.is_file()}
+    OUT.mkdir(exist_ok=True)
     (OUT / f"{NAME}.md").write_text(table(results), encoding="utf-8")
-    page(clouds, results)
-    print(name, json.dumps(results[name]), flush=True)
-print(table(results))
+    page(results)
+    print(table({name: results[name]}), flush=True)
