@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import re
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -28,17 +28,20 @@ ACTIVATIONS: dict[Any, str] = {
 }
 
 
-def plain(*given: Any) -> None:
+def plain(first: Any, *others: Any) -> None:
     """Raise :class:`PassOn` unless all are dense float tensors of one dtype and device, outside of transforms."""
-    if not all(isinstance(one, Tensor) for one in given):
+    if not isinstance(first, Tensor):
         raise PassOn("arguments that are not tensors")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise PassOn("torch.func")
     if forward_ad._current_level >= 0:
         raise PassOn("forward-mode derivatives")
-    tensors(*given)
-    if any(one.dtype is not given[0].dtype for one in given):
-        raise PassOn("tensors of two dtypes")
+    tensors(first)
+    for one in others:
+        if type(one) is not Tensor and type(one) is not nn.Parameter:
+            raise PassOn("arguments that are not plain tensors")
+        if one.dtype is not first.dtype or one.device != first.device or one.layout is not torch.strided:
+            raise PassOn("tensors of two dtypes, devices or layouts")
 
 
 def parameters_of(network: nn.Module, x: Tensor, given: Tensor, *context: Any) -> Tensor:
@@ -111,15 +114,19 @@ def remembered(owner: Any, sources: Sequence[Tensor], make: Callable[..., _Value
     return value
 
 
-def refuse_hooks(modules: Iterable[nn.Module]) -> None:
-    """Raise :class:`PassOn` where calling one of ``modules`` would do more than the methods of its class."""
+def refuse_hooks(*modules: nn.Module, inside: bool = True) -> None:
+    """Raise :class:`PassOn` where calling modules (and those inside) would do more than the methods of their class."""
     if torch_module._has_any_global_hook():
         raise PassOn("hooks")
-    for module in modules:
+    found = list(modules)
+    for module in found:  # which grows
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
             raise PassOn("hooks")
-        if not {"forward", "inverse"}.isdisjoint(vars(module)):
+        own = vars(module)
+        if "forward" in own or "inverse" in own:
             raise PassOn("a method replaced in one object")
+        if inside:
+            found.extend(child for child in own["_modules"].values() if child is not None)
 
 
 def activation_name(activation: Any) -> str:

@@ -26,7 +26,7 @@ def layers(made: Any, source: ModuleType, y: Tensor, context: Any) -> Layers:
     """The layers of a MADE of module ``source``, or :class:`PassOn` for what the kernel does not have."""
     if type(made) is not source.MADE:
         raise PassOn("a network that is not MADE")
-    refuse_hooks(made.modules())
+    refuse_hooks(made)
     blocks = list(made.blocks)
     if blocks:
         residual = type(blocks[0]) is source.MaskedResidualBlock

@@ -36,8 +36,8 @@ def perceptron(network: Any, x: Tensor) -> Perceptron | None:
     """The layers of normflows' MLP; None for another network, and where running its modules would do more."""
     if type(network) is not nets.MLP or type(network.net) is not nn.Sequential:
         return None
-    linears: list[Any] = list(network.net)[0::2]
-    activations: list[Any] = list(network.net)[1::2]
+    modules: list[Any] = list(network.net._modules.values())
+    linears, activations = modules[0::2], modules[1::2]
     if len(linears) != len(activations) + 1 or any(type(linear) is not nn.Linear for linear in linears):
         return None
     if any(type(one) is not nn.LeakyReLU or one.negative_slope != 0.0 for one in activations):
@@ -46,7 +46,7 @@ def perceptron(network: Any, x: Tensor) -> Perceptron | None:
         return None
     found = Perceptron([linear.weight for linear in linears], [linear.bias for linear in linears])
     try:
-        refuse_hooks(network.modules())
+        refuse_hooks(network)
         plain(x, *found.weights, *found.biases)
     except PassOn:
         return None

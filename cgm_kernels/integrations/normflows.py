@@ -47,6 +47,7 @@ _MAPS: dict[str, dict[str, Any]] = {
     "sigmoid_inv": {"scale": "sigmoid", "offset": 2.0},
     "sigmoid": {"scale": "sigmoid", "offset": 2.0},
 }
+_MANY_ROWS = 1024  # from which computing half of the outputs saves more than choosing them costs
 
 
 def _coupling(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
@@ -113,7 +114,7 @@ def _parts(block: Any) -> tuple[Any, bool]:
         raise PassOn("flows of another kind")
     if split.mode not in ("channel", "channel_inv") or split.mode != merge.mode:
         raise PassOn("a split that is not by channels")
-    refuse_hooks(flows)
+    refuse_hooks(*flows, inside=False)
     return coupling, split.mode == "channel"
 
 
@@ -126,7 +127,7 @@ def _masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
     if halves is None:
         raise PassOn("a mask that is not 0 and 1")
     networks = self.s, self.t
-    if z.dim() == 2:
+    if z.dim() == 2 and len(z) >= _MANY_ROWS:
         passed, moved = halves
         log_scale, shift = (_half(network, z, self.b, passed, moved) for network in networks)
         return couple_by(z, log_scale, shift, moved, inverse)

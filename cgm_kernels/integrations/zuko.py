@@ -158,7 +158,7 @@ def _layers(hyper: Any) -> tuple[list[Any], str]:
     """The masked layers of the network, between which one activation stands."""
     if type(hyper) is not MaskedMLP:
         raise PassOn("a network that is not MaskedMLP")
-    refuse_hooks(hyper.modules())
+    refuse_hooks(hyper)
     linears, activations = list(hyper)[0::2], list(hyper)[1::2]
     plain_layers = all(type(linear) is MaskedLinear for linear in linears) and len(linears) == len(activations) + 1
     if not plain_layers or any(isinstance(activation, Residual) for activation in activations):

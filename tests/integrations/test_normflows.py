@@ -54,11 +54,16 @@ def both(model, x, **rows):
     assert_ours(found, **{name: count for _, name, count in names})
 
 
-def test_masked_realnvp():
-    both(masked_realnvp(), draw(5, 6, grad=True), MaskedAffineFlow=3)
+@pytest.mark.parametrize("rows", [5, 1100])
+def test_masked_realnvp(rows):
+    both(masked_realnvp(), draw(rows, 6, grad=True), MaskedAffineFlow=3)
+    irregular = flow(flows.MaskedAffineFlow(torch.tensor([1.0, 0, 0, 1, 1, 0]), *(nets.MLP([6, 8, 6]) for _ in "ts")))
+    both(irregular, draw(rows, 6, grad=True), MaskedAffineFlow=1)
+    others = [torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh()) for _ in "ts"]
+    both(flow(flows.MaskedAffineFlow(torch.tensor([1.0, 0, 1, 0, 1, 0]), *others)), draw(rows, 6), MaskedAffineFlow=1)
     torch.manual_seed(0)
     shifts = flow(flows.MaskedAffineFlow(torch.tensor([1.0, 0, 1, 0, 1, 0]), nets.MLP([6, 8, 6])))
-    both(shifts, draw(5, 6, grad=True), MaskedAffineFlow=1)
+    both(shifts, draw(rows, 6, grad=True), MaskedAffineFlow=1)
 
 
 @pytest.mark.parametrize("mode", ["channel", "channel_inv"])
