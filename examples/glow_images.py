@@ -22,7 +22,7 @@ from cgm_models.training import Trainer
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--out", type=Path, default=Path("demo/glow"), help="folder of the pictures")
 parser.add_argument("--data", choices=("digits", "mnist5k"), default="digits")
-parser.add_argument("--steps", type=int, default=1200, help="steps of the training")
+parser.add_argument("--steps", type=int, default=600, help="steps of the training")
 options = parser.parse_args()
 
 # %% [markdown]

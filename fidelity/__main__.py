@@ -9,7 +9,7 @@ import argparse
 import sys
 
 from . import page, problems, results, runner, timing
-from .configuration import choose
+from .configuration import Configuration, choose
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -28,25 +28,31 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    most = 0 if chosen.page or chosen.times else max(c.n_seeds for c in configurations)
-    for seed in range(most if chosen.seeds is None else min(most, chosen.seeds)):
-        for configuration in configurations:
-            if seed >= configuration.n_seeds:
-                continue
-            done = runner.run(configuration, seed).of(seed)
-            assert done is not None
-            unit = problems.find(configuration.problem).unit
-            print(
-                f"{configuration.name} seed {seed}: {done.value:.4f} ± {done.error:.4f} {unit}, "
-                f"{done.steps} steps in {done.seconds:.0f} s",
-                flush=True,
-            )
-    for configuration in configurations:
-        result = results.read(configuration)
-        if result.runs and (chosen.times or (result.timing is None and not chosen.page)):
+    try:
+        _train(configurations, 0 if chosen.page or chosen.times else chosen.seeds)
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
+    for configuration in configurations if chosen.times else []:
+        if results.read(configuration).runs:
             timing.measure(configuration)
     page.write()
     return 0
+
+
+def _train(configurations: list[Configuration], most_seeds: int | None) -> None:
+    most = max(c.n_seeds for c in configurations)
+    for seed in range(most if most_seeds is None else min(most, most_seeds)):
+        for configuration in configurations:
+            if seed < configuration.n_seeds:
+                done = runner.run(configuration, seed).of(seed)
+                assert done is not None
+                unit = problems.find(configuration.problem).unit
+                print(
+                    f"{configuration.name} seed {seed}: {done.value:.4f} ± {done.error:.4f} {unit}, "
+                    f"{done.steps} steps in {done.seconds:.0f} s",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

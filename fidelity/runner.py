@@ -33,7 +33,7 @@ def run(configuration: Configuration, seed: int) -> Result:
         if not source.is_dir():  # of another checkout, whose weights were not kept
             result = result.with_run(train(configuration, median))
         shutil.copytree(source, results.weights_folder(configuration), dirs_exist_ok=True)
-        result = replace(result, published=median)
+        result = replace(result, published=median, timing=None)
     results.write(configuration, result)
     return result
 

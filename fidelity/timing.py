@@ -16,7 +16,7 @@ from . import problems, results, runner
 from .configuration import Configuration
 from .results import Timing
 
-_WARM_UP, _STEPS, _DRAWS = 3, 20, 5
+_STEPS, _DRAWS = 20, 3
 
 
 def measure(configuration: Configuration) -> Timing:
@@ -51,8 +51,8 @@ def _sampling(configuration: Configuration) -> Callable[[], object]:
 
 def _median(action: Callable[[], object], rounds: int) -> float:
     seconds = []
-    for _ in range(_WARM_UP + rounds):
+    for _ in range(1 + rounds):
         began = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[_WARM_UP:])
+    return statistics.median(seconds[1:])  # the first warms up

@@ -1,0 +1,72 @@
+"""The published models, evaluated again: a number on the page must be what its committed weights give."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cgm_models.model import load
+from fidelity import configuration, page, problems, results
+
+ALL = configuration.read_all()
+TRAINED = [c for c in ALL if results.read(c).runs]
+ROUNDING = 2e-3  # between processors, in nats or bits
+
+
+@pytest.mark.parametrize("chosen", TRAINED, ids=lambda c: c.name)
+def test_the_weights_give_the_published_number(chosen):
+    result, problem = results.read(chosen), problems.find(chosen.problem)
+    run = result.median()
+    assert run.seed == result.published
+    value, error = problem.measure(load(results.weights_folder(chosen)))
+    assert value == pytest.approx(run.value, abs=ROUNDING)
+    assert error == pytest.approx(run.error, rel=0.05)
+    if problem.relative_to_truth:
+        assert value > -3 * error, "more likely than the truth: the density does not integrate to one"
+
+
+@pytest.mark.parametrize("chosen", [c for c in ALL if c.target is not None], ids=lambda c: c.name)
+def test_promises_are_kept(chosen):
+    run = results.read(chosen).median()
+    assert run.value <= chosen.target
+    if chosen.target_seconds is not None:
+        assert run.seconds <= chosen.target_seconds
+
+
+@pytest.mark.parametrize("name", problems.NAMES)
+def test_the_best_model_of_a_problem_is_as_good_as_promised(name):
+    problem = problems.find(name)
+    best = min(results.read(c).median().value for c in TRAINED if c.problem == name)
+    assert problem.best_target is None or best <= problem.best_target
+
+
+def test_results_are_of_the_configurations_as_they_are():
+    known = {c.name: c for c in ALL}
+    for path in results.RESULTS.glob("*.json"):
+        assert json.loads(path.read_text())["training"] == known[path.stem].training(), f"{path.stem} changed since"
+    assert {folder.name for folder in results.WEIGHTS.iterdir()} == {c.name for c in TRAINED}
+    assert sum(file.stat().st_size for file in Path(results.WEIGHTS).rglob("*.safetensors")) < 10e6
+
+
+def test_the_page_shows_the_results():
+    assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def test_a_conditional_problem_scores_the_truth_zero():
+    """The exact conditional, computed another way: from the joint density and the marginal of the context."""
+    problem = problems.find("gaussian")
+    points = problem.test
+    joint = torch.cat((points.context, points.x), 1).double()
+    centred = joint - joint.mean(0)
+    covariance = centred.T @ centred / len(joint)
+
+    class Fitted:
+        def log_prob(self, x, context):
+            both = torch.cat((context, x), 1).double()
+            whole = torch.distributions.MultivariateNormal(joint.mean(0), covariance)
+            given = torch.distributions.MultivariateNormal(joint.mean(0)[:2], covariance[:2, :2])
+            return whole.log_prob(both) - given.log_prob(context.double())
+
+    value, _ = problem.measure(Fitted())
+    assert abs(value) < 1e-3
