@@ -50,7 +50,7 @@ def fit_network(dataset: data.Dataset) -> NeuralSlicedWassersteinFlow:
         options = {"hidden_features": (512, 512, 512), "step_size": 64.0, "n_flow_steps": 150}
         trainer = {"max_steps": 2000, "batch_size": 256, "lr": 1e-3}
     else:
-        options, trainer = {}, {"max_steps": 2500, "batch_size": 512, "lr": 4e-3}
+        options, trainer = {}, {"max_steps": 2500, "batch_size": 1024, "lr": 4e-3}
     model = NeuralSlicedWassersteinFlow(dataset.event_shape, **options)
     Trainer(schedule="one-cycle", ema_decay=0.99, tensorboard=False, **trainer).fit(model, dataset.train_x)
     return model

@@ -47,8 +47,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         activation: between the layers.
         n_frequencies: of the sines and cosines of the times that the network sees.
         n_flow_steps: steps of the simulated flow.
-        step_size: h, the time of one step; by default half the largest that helps, min(L, d)/2.
-        n_projections: L, directions a step; by default the dimension, at least 16 and at most 128.
+        step_size: h, the time of one step; by default a quarter of the largest that helps, min(L, d)/4.
+        n_projections: L, directions a step; by default the dimension, at least 32 and at most 128.
         n_particles: in one cloud, and the number of the last data points that it is drawn to.
         n_clouds: clouds in the pool, at least 2: one on its way, the others to learn from.
         n_knots: times at which a cloud is kept, closer together at the start; straight lines in between.
@@ -90,11 +90,11 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     ) -> None:
         super().__init__(check_event_shape(event_shape), context_dim)
         self.dim = math.prod(self.event_shape)
-        n_projections = min(128, max(16, self.dim)) if n_projections is None else n_projections
+        n_projections = min(128, max(32, self.dim)) if n_projections is None else n_projections
         sizes = default_patch_sizes(self.event_shape) if patch_sizes is None else tuple(patch_sizes)
         flow = FlowOptions(
             n_steps=n_flow_steps,
-            step_size=min(n_projections, self.dim) / 2 if step_size is None else step_size,
+            step_size=min(n_projections, self.dim) / 4 if step_size is None else step_size,
             n_projections=n_projections,
             n_particles=n_particles,
             n_clouds=n_clouds,
