@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include "common/large_output.h"
 #include "coupling/coupling.h"
 #include "coupling/device.h"
 #include "coupling/views.h"
@@ -69,7 +70,7 @@ struct EventPlace {
 TwoTensors affine_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift, int64_t kind,
                           double bound, double offset, double eps, int64_t event_dims, bool inverse) {
   const int64_t batch = x.dim() - event_dims;
-  auto y = at::empty(x.sizes(), x.options());
+  auto y = empty_output(x.sizes(), x.options());
   auto log_det = at::empty(x.sizes().slice(0, batch), log_det_options(x));
   const auto in = collapse(x, batch), s = collapse(log_scale, batch), t = collapse(shift, batch);
   dispatch(x, [&](auto storage, auto accumulator) {
@@ -92,7 +93,7 @@ ThreeTensors affine_backward(const OptionalTensor& grad_y, const OptionalTensor&
                              bool want_log_scale, bool want_shift) {
   const int64_t batch = kept.dim() - event_dims;
   const auto wanted = [&](bool want) {
-    return want ? at::empty(kept.sizes(), kept.options()) : at::empty({0}, kept.options());
+    return want ? empty_output(kept.sizes(), kept.options()) : at::empty({0}, kept.options());
   };
   auto grad_x = wanted(want_x), grad_log_scale = wanted(want_log_scale), grad_shift = wanted(want_shift);
   const auto in = collapse(kept, batch), s = collapse(log_scale, batch);
@@ -124,7 +125,7 @@ TwoTensors affine_event_forward(const at::Tensor& x, const at::Tensor& parameter
                                 int64_t start, int64_t count, int64_t step, int64_t order, int64_t kind, double bound,
                                 double offset, double eps, bool inverse) {
   const EventPlace place(x, start, count, step, order);
-  auto y = at::empty(x.sizes(), x.options());
+  auto y = empty_output(x.sizes(), x.options());
   auto total = at::empty({x.size(0)}, log_det_options(x));
   const auto in = whole_events(x), given = whole_events(parameters);
   dispatch(x, [&](auto storage, auto accumulator) {
@@ -153,8 +154,8 @@ TwoTensors affine_event_backward(const OptionalTensor& grad_y, const OptionalTen
                                  int64_t step, int64_t order, int64_t kind, double bound, double offset, double eps,
                                  bool inverse) {
   const EventPlace place(kept, start, count, step, order);
-  auto grad_x = at::empty(kept.sizes(), kept.options());
-  auto grad_parameters = at::empty(parameters.sizes(), parameters.options());
+  auto grad_x = empty_output(kept.sizes(), kept.options());
+  auto grad_parameters = empty_output(parameters.sizes(), parameters.options());
   const auto in = whole_events(kept), given = whole_events(parameters);
   // Gradients that nobody sent are zero: what passes needs them too.
   const auto grad = whole_events(grad_y ? *grad_y : at::zeros({1}, kept.options()).expand(kept.sizes()));

@@ -1,6 +1,7 @@
 // The tensor side of the affine maps by channel (actnorm).
 #include <ATen/ops/empty.h>
 
+#include "common/large_output.h"
 #include "coupling/coupling.h"
 #include "coupling/device.h"
 #include "coupling/views.h"
@@ -28,7 +29,7 @@ scalar_t* write(const at::Tensor& dense) {
 
 at::Tensor channel_forward(const at::Tensor& x, const at::Tensor& multiplier, const at::Tensor& added, bool inverse) {
   const auto in = x.contiguous(), m = multiplier.contiguous(), a = added.contiguous();
-  auto y = at::empty(x.sizes(), x.options());
+  auto y = empty_output(x.sizes(), x.options());
   dispatch(x, [&](auto storage, auto accumulator) {
     using scalar_t = typename decltype(storage)::type;
     using acc_t = typename decltype(accumulator)::type;
@@ -54,7 +55,7 @@ ThreeTensors channel_backward(const at::Tensor& grad_y, const at::Tensor& x, con
                               const at::Tensor& added, bool inverse) {
   const auto grad = grad_y.contiguous(), in = x.contiguous();
   const auto m = multiplier.contiguous(), a = added.contiguous();
-  auto grad_x = at::empty(x.sizes(), x.options());
+  auto grad_x = empty_output(x.sizes(), x.options());
   auto grad_multiplier = at::empty(m.sizes(), m.options()), grad_added = at::empty(m.sizes(), m.options());
   dispatch(x, [&](auto storage, auto accumulator) {
     using scalar_t = typename decltype(storage)::type;

@@ -3,19 +3,20 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 
 #include "common/at_parallel.h"
+#include "common/large_output.h"
 #include "coupling/kernels.h"
+#include "coupling/tile_products.h"
 
 namespace cgm::coupling {
 namespace {
 
+constexpr int64_t least_packed = 64;     // rows for which a matrix is worth being transposed
 constexpr int64_t tile_numbers = 32768;  // of a layer's activations: several tiles fit the second-level cache
 constexpr int64_t least_rows = 128;      // below, reading the weights again costs more than the cache saves
 
@@ -25,7 +26,11 @@ int64_t widest(at::TensorList layers) {
   return width;
 }
 
-int64_t rows_of_tile(at::TensorList layers) { return std::max(tile_numbers / widest(layers), least_rows); }
+// As many rows as the cache takes, but no thread is left without a tile.
+int64_t rows_of_tile(at::TensorList layers, int64_t batch) {
+  const int64_t threads = at::get_num_threads(), share = (batch + threads - 1) / threads;
+  return std::max(std::min(tile_numbers / widest(layers), share), least_rows);
+}
 
 // The kernels of a tile run on the thread that calls them.
 Parallel serial() {
@@ -63,7 +68,13 @@ class Forward {
  public:
   Forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning, at::TensorList layers,
           const MlpOptions& options, const MlpForward& result)
-      : x_(x), log_det_(log_det), conditioning_(conditioning), layers_(layers), options_(options), result_(result) {}
+      : x_(x), log_det_(log_det), conditioning_(conditioning), layers_(layers), options_(options), result_(result) {
+    for (size_t l = 0; l < layers.size(); l += 2) {
+      const auto transposed = layers[l].t();
+      const bool pack = x.size(0) >= least_packed && whole_vectors<scalar_t>(transposed.size(1));
+      transposed_.push_back(pack ? transposed.contiguous() : transposed);
+    }
+  }
 
   void tile(int64_t row, int64_t rows) const {
     const auto input = x_.narrow(0, row, rows).narrow(1, options_.input_start, options_.input_count);
@@ -73,16 +84,24 @@ class Forward {
       const bool last = l + 1 == depth;
       auto out = place(last ? result_.parameters : (l < result_.hidden.size() ? result_.hidden[l] : at::Tensor()), l,
                        row, rows);
-      at::mm_out(out, h, layers_[2 * l].t());
-      BiasActivation<scalar_t> bias;
-      bias.rows = rows, bias.width = out.size(1), bias.h = out.template mutable_data_ptr<scalar_t>();
-      bias.bias = layers_[2 * l + 1].template const_data_ptr<scalar_t>();
-      bias.activate = !last, bias.activation = options_.activation;
-      if (l == 0 && conditioning_.defined()) {
-        bias.added_row = conditioning_.stride(0);
-        bias.added = conditioning_.template const_data_ptr<scalar_t>() + row * bias.added_row;
+      const bool added = l == 0 && conditioning_.defined();
+      const auto* bias = layers_[2 * l + 1].template const_data_ptr<scalar_t>();
+      const bool all_at_once = !added && (last || options_.activation == TileActivation::relu);
+      if (all_at_once && takes<scalar_t>(transposed_[l])) {
+        auto product = product_of<scalar_t>(h, transposed_[l], out);
+        product.bias = bias, product.relu = !last;
+        product_cpu(product);
+      } else {
+        multiply<scalar_t>(out, h, transposed_[l]);
+        BiasActivation<scalar_t> rest;
+        rest.rows = rows, rest.width = out.size(1), rest.h = out.template mutable_data_ptr<scalar_t>();
+        rest.bias = bias, rest.activate = !last, rest.activation = options_.activation;
+        if (added) {
+          rest.added_row = conditioning_.stride(0);
+          rest.added = conditioning_.template const_data_ptr<scalar_t>() + row * rest.added_row;
+        }
+        bias_activation_cpu(rest);
       }
-      bias_activation_cpu(bias);
       h = out;
     }
     couple(row, rows, h);
@@ -120,6 +139,7 @@ class Forward {
   at::TensorList layers_;
   const MlpOptions& options_;
   const MlpForward& result_;
+  std::vector<at::Tensor> transposed_;  // the matrices
 };
 
 template <typename scalar_t>
@@ -148,16 +168,15 @@ class Backward {
       activation.sums = sums[2 * l + 1].template mutable_data_ptr<scalar_t>();
       activation_backward_cpu(activation);
       const auto input = l == 0 ? network_input(kept_, row, rows) : forward_.hidden[l - 1].narrow(0, row, rows);
-      auto sum = sums[2 * l];
-      at::addmm_out(sum, sum, grad.t(), input);
+      add_weight_gradient<scalar_t>(sums[2 * l], grad, input);
       if (l == 0) break;
       auto below = at::empty({rows, layers_[2 * l].size(1)}, kept_.options());
-      at::mm_out(below, grad, layers_[2 * l]);
+      multiply<scalar_t>(below, grad, layers_[2 * l]);
       grad = below;
     }
     if (result_.grad_conditioning.defined()) result_.grad_conditioning.narrow(0, row, rows).copy_(grad);
     auto by_input = network_input(result_.grad_x, row, rows);
-    at::addmm_out(by_input, by_input, grad, layers_[0]);
+    multiply<scalar_t>(by_input, grad, layers_[0], /*add=*/true);
   }
 
  private:
@@ -204,13 +223,13 @@ at::Tensor rows_contiguous(const at::Tensor& tensor) {
 
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning,
                        at::TensorList layers, const MlpOptions& options, bool keep) {
-  const int64_t batch = x.size(0), step = rows_of_tile(layers);
+  const int64_t batch = x.size(0), step = rows_of_tile(layers, batch);
   const auto in = rows_contiguous(x), added = rows_contiguous(conditioning);
   MlpForward result;
-  result.y = at::empty(x.sizes(), x.options());
+  result.y = empty_output(x.sizes(), x.options());
   result.log_det = at::empty({batch}, x.options());
   for (size_t l = 0; keep && l < layers.size(); l += 2) {
-    auto kept = at::empty({batch, layers[l].size(0)}, x.options());
+    auto kept = empty_output({batch, layers[l].size(0)}, x.options());
     if (l + 2 < layers.size()) {
       result.hidden.push_back(kept);
     } else {
@@ -230,11 +249,11 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at:
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
                          const MlpForward& forward, at::TensorList layers, const MlpOptions& options,
                          bool want_conditioning) {
-  const int64_t batch = kept.size(0), step = rows_of_tile(layers), tiles = (batch + step - 1) / step;
+  const int64_t batch = kept.size(0), step = rows_of_tile(layers, batch), tiles = (batch + step - 1) / step;
   const auto grad = rows_contiguous(grad_y.defined() ? grad_y : at::zeros({1, 1}, kept.options()).expand(kept.sizes()));
   const auto point = rows_contiguous(kept);
   MlpBackward result;
-  result.grad_x = at::empty(kept.sizes(), kept.options());
+  result.grad_x = empty_output(kept.sizes(), kept.options());
   if (want_conditioning) result.grad_conditioning = at::empty({batch, layers[0].size(0)}, kept.options());
   // Each part of the batch has sums of its own, so that the result does not depend on timing.
   const int64_t parts = std::max<int64_t>(std::min<int64_t>(at::get_num_threads(), tiles), 1);

@@ -10,6 +10,7 @@
 
 #include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "coupling/actnorm.h"
 #include "coupling/coupling.h"
 #include "coupling/formula.h"
 
@@ -151,7 +152,11 @@ std::optional<TwoTensors> affine_coupling(const at::Tensor& x, const at::Tensor&
                                           bool inverse) {
   if (!plain_eager(x, log_scale, shift) || !right_scale(kind, bound, offset, eps) || !right_dtype(x)) return {};
   if (!alike(x, log_scale) || !alike(x, shift) || event_dims < 0 || event_dims > x.dim()) return {};
-  if (log_scale.sizes() != x.sizes() || shift.sizes() != x.sizes()) return {};
+  if (log_scale.sizes() != x.sizes() || shift.sizes() != x.sizes()) {
+    const auto channel = channel_of(x, log_scale, shift, event_dims);
+    if (!channel || !x.is_cpu() || x.numel() == 0 || static_cast<ScaleKind>(kind) == ScaleKind::gate) return {};
+    return actnorm(x, log_scale, shift, {kind, *channel, inverse, bound, offset, eps});
+  }
   if (!wants_gradient({&x, &log_scale, &shift}))
     return affine_forward(x, log_scale, shift, kind, bound, offset, eps, event_dims, inverse);
   Options options;

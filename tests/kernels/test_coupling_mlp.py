@@ -101,6 +101,35 @@ def test_batches_depths_and_layouts(hidden, batch, layout, pair):
 
 
 @pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("batch", [1, 5, 6, 517])
+@pytest.mark.parametrize("hidden", [(16,), (64, 64), (48, 80, 7)], ids=str)
+def test_layers_whose_widths_are_whole_vectors(hidden, batch, activation, dtype, pair):
+    leaves = draw(32, 64, batch, hidden, dtype)
+    for conditioned, by_columns in ((False, False), (True, True)):
+        options = dict(conditioned=conditioned, activation=activation, scale="tanh", inverse=conditioned)
+        with cgm_kernels.use_backend("reference"):
+            exact, _ = results([leaf.double() for leaf in leaves], 32, **options)
+            eager, _ = results(leaves, 32, **options)
+        given = [leaf.T.contiguous().T if by_columns and leaf.ndim == 2 else leaf for leaf in leaves]
+        actual, node = results(given, 32, **options)
+        assert "CouplingMlp" in node.name()
+        for one, true, plain in zip(actual, exact, eager, strict=True):
+            assert_as_accurate(one, true, plain)
+
+
+@pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("hidden", [(7, 8), (64, 64)], ids=str)
+def test_nan_stays_in_its_row_of_whole_vectors(hidden, pair):
+    leaves = draw(32, 64, 20, hidden, torch.float32)
+    leaves[0][13, 5] = float("nan")
+    (y, total, *_), _ = results(leaves, 32, scale="tanh")
+    assert torch.equal(total.isnan().nonzero().flatten(), torch.tensor([13]))
+    assert torch.equal(y.isnan().any(1), total.isnan())
+
+
+@pytest.mark.parametrize("pair", NATIVE)
 def test_strided_points_frozen_layers_and_one_output(pair):
     leaves = draw(2, 5, 40)
     layers = leaves[3:]

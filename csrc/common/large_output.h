@@ -1,0 +1,31 @@
+// Memory for large results. The system gives a new block page by page, at the first touch of each: for 50 MB in pages
+// of 4 KB that takes several times as long as a kernel that only reads and writes once. Linux is asked for pages of 2
+// MB.
+#pragma once
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <cstdint>
+
+namespace cgm {
+
+// As at::empty. Advice only: where huge pages are off or run out the result is the same.
+inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor result = at::empty(sizes, options);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = uintptr_t(1) << 21;
+  if (result.is_cpu() && result.nbytes() >= 2 * page) {
+    const auto address = reinterpret_cast<uintptr_t>(result.const_data_ptr());
+    const uintptr_t begin = (address + page - 1) & ~(page - 1), end = (address + result.nbytes()) & ~(page - 1);
+    madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+  }
+#endif
+  return result;
+}
+
+}  // namespace cgm

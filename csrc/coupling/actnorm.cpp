@@ -1,0 +1,130 @@
+// Eager actnorm on the CPU: a coupling whose parameters vary along one dimension, in one node of the graph.
+//
+// As in channels.py, the parameters are a handful of numbers: the couplings' own kernels, given points of 1 and shifts
+// of 0, turn them into multipliers and the log-determinant of one element of each channel.
+#include "coupling/actnorm.h"
+
+#include <ATen/ops/full.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <array>
+#include <utility>
+
+#include "common/double_backward.h"
+#include "common/fast_path.h"
+
+namespace cgm::coupling {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+struct Sizes {
+  std::array<int64_t, 3> points{1, 1, 1};  // outer, channels, inner
+  int64_t elements = 0;                    // of one event in each channel
+};
+
+Sizes sizes_of(const at::Tensor& x, int64_t channel) {
+  Sizes sizes;
+  for (int64_t d = 0; d < x.dim(); ++d) sizes.points[d < channel ? 0 : d == channel ? 1 : 2] *= x.size(d);
+  sizes.elements = x.numel() / (x.size(0) * x.size(channel));
+  return sizes;
+}
+
+at::Tensor row(const at::Tensor& parameter) { return parameter.reshape({1, -1}); }
+
+struct Result {
+  at::Tensor y, log_det, multiplier;
+};
+
+Result actnorm_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift,
+                       const ActnormOptions& options) {
+  const auto s = row(log_scale);
+  const auto one = at::ones(s.sizes(), s.options()), none = at::zeros({1, 1}, s.options()).expand(s.sizes());
+  const Sizes sizes = sizes_of(x, options.channel);
+  auto [multiplier, total] =
+      affine_forward(one, s, none, options.kind, options.bound, options.offset, options.eps, 1, options.inverse);
+  const auto y = channel_forward(x.reshape(sizes.points), multiplier.view(-1), shift.reshape(-1), options.inverse);
+  const double log_det = total.item<double>() * static_cast<double>(sizes.elements);
+  return {y.view(x.sizes()), at::full({x.size(0)}, log_det, x.options()), multiplier};
+}
+
+class Actnorm : public torch::autograd::Function<Actnorm> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& log_scale,
+                               const at::Tensor& shift, const ActnormOptions& options) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    auto result = actnorm_forward(x, log_scale, shift, options);
+    ctx->set_materialize_grads(false);
+    ctx->save_for_backward({x, log_scale, shift, result.multiplier});
+    ctx->saved_data["integers"] = std::vector<int64_t>{options.kind, options.channel, options.inverse};
+    ctx->saved_data["numbers"] = std::vector<double>{options.bound, options.offset, options.eps};
+    return {result.y, result.log_det};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const auto integers = ctx->saved_data["integers"].toIntVector();
+    const auto numbers = ctx->saved_data["numbers"].toDoubleVector();
+    const ActnormOptions options{integers[0], integers[1], integers[2] != 0, numbers[0], numbers[1], numbers[2]};
+    variable_list result(4);
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    TORCH_CHECK(plain_eager(grads[0], grads[1]),
+                "batched or traced gradients do not pass the fused actnorm; use cgm_kernels.use_backend('reference')");
+    {
+      at::NoGradGuard no_grad;
+      fill(result, grads, saved, options);
+    }
+    return final_gradients(std::move(result), {saved[0], saved[1], saved[2], grads[0], grads[1]});
+  }
+
+ private:
+  static void fill(variable_list& result, const variable_list& grads, const variable_list& saved,
+                   const ActnormOptions& options) {
+    const auto &x = saved[0], &log_scale = saved[1], &shift = saved[2], &multiplier = saved[3];
+    const Sizes sizes = sizes_of(x, options.channel);
+    OptionalTensor by_multiplier, by_log_det;
+    if (grads[0].defined()) {
+      auto [by_x, by_m, by_shift] = channel_backward(grads[0].reshape(sizes.points), x.reshape(sizes.points),
+                                                     multiplier.view(-1), shift.reshape(-1), options.inverse);
+      result[0] = by_x.view(x.sizes()), result[2] = by_shift.view(shift.sizes());
+      by_multiplier = by_m.view({1, -1});
+    }
+    if (grads[1].defined()) by_log_det = grads[1].sum().mul(static_cast<double>(sizes.elements)).view({1});
+    const auto s = row(log_scale);
+    const auto kept = options.inverse ? multiplier : at::ones(s.sizes(), s.options());
+    auto gradients = affine_backward(by_multiplier, by_log_det, kept, s, std::nullopt, options.kind, options.bound,
+                                     options.offset, options.eps, 1, options.inverse, false, true, false);
+    result[1] = std::get<1>(gradients).view(log_scale.sizes());
+  }
+};
+
+}  // namespace
+
+std::optional<int64_t> channel_of(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift,
+                                  int64_t event_dims) {
+  if (x.dim() < 2 || event_dims != x.dim() - 1 || log_scale.sizes() != shift.sizes()) return {};
+  const int64_t missing = x.dim() - log_scale.dim();
+  std::optional<int64_t> channel;
+  for (int64_t d = 0; missing >= 0 && d < log_scale.dim(); ++d) {
+    if (log_scale.size(d) == 1) continue;
+    if (channel.has_value() || d + missing == 0 || log_scale.size(d) != x.size(d + missing)) return {};
+    channel = d + missing;
+  }
+  return channel;
+}
+
+TwoTensors actnorm(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift,
+                   const ActnormOptions& options) {
+  const bool wanted = x.requires_grad() || log_scale.requires_grad() || shift.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) {
+    auto result = actnorm_forward(x, log_scale, shift, options);
+    return {result.y, result.log_det};
+  }
+  auto found = Actnorm::apply(x, log_scale, shift, options);
+  return {found[0], found[1]};
+}
+
+}  // namespace cgm::coupling

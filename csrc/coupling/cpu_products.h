@@ -1,0 +1,135 @@
+// Products at one SIMD level: a block of the result, a few rows by a few vectors, stays in registers.
+namespace cgm::coupling {
+namespace CGM_LEVEL {
+
+#if defined(CGM_LEVEL_AVX512)
+constexpr int product_vector_bytes = 64, product_vectors = 4;
+#elif defined(CGM_LEVEL_AVX2)
+constexpr int product_vector_bytes = 32, product_vectors = 2;
+#else
+constexpr int product_vector_bytes = 16, product_vectors = 2;
+#endif
+constexpr int product_rows = 6;
+
+template <typename Real>
+struct ProductVector {
+  typedef Real type __attribute__((vector_size(product_vector_bytes)));
+  static constexpr int size = product_vector_bytes / static_cast<int>(sizeof(Real));
+};
+
+template <typename Real>
+static inline __attribute__((always_inline)) typename ProductVector<Real>::type product_load(const Real* from) {
+  typename ProductVector<Real>::type vector;
+  __builtin_memcpy(&vector, from, sizeof vector);
+  return vector;
+}
+
+// sums[r][v] += left[r · left_row + k · left_step] · right[k · right_row + v …] over k.
+template <int Rows, int Vectors, typename Real>
+static inline __attribute__((always_inline)) void product_sum(
+    const Real* left, int64_t left_row, int64_t left_step, const Real* right, int64_t right_row, int64_t depth,
+    typename ProductVector<Real>::type (&sums)[Rows][Vectors]) {
+  for (int64_t k = 0; k < depth; ++k) {
+    typename ProductVector<Real>::type vectors[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) vectors[v] = product_load(right + k * right_row + v * ProductVector<Real>::size);
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+      const Real factor = left[r * left_row + k * left_step];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] += factor * vectors[v];
+    }
+  }
+}
+
+template <int Rows, int Vectors, typename Real>
+static inline void product_block(const Product<Real>& problem, int64_t row, int64_t column) {
+  using Vector = typename ProductVector<Real>::type;
+  constexpr int size = ProductVector<Real>::size;
+  Vector sums[Rows][Vectors];
+  Real* out = problem.out + row * problem.out_row + column;
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      sums[r][v] = problem.add ? product_load(out + r * problem.out_row + v * size) : Vector{};
+      if (problem.bias != nullptr) sums[r][v] += product_load(problem.bias + column + v * size);
+    }
+  }
+  product_sum<Rows, Vectors>(problem.in + row * problem.in_row, problem.in_row, 1, problem.matrix + column,
+                             problem.matrix_row, problem.depth, sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      Vector result = sums[r][v];
+      if (problem.relu) result = result < Vector{} ? Vector{} : result;  // NaN stays
+      __builtin_memcpy(out + r * problem.out_row + v * size, &result, sizeof result);
+    }
+  }
+}
+
+template <int Vectors, typename Real>
+static inline void product_columns(const Product<Real>& problem, int64_t column) {
+  int64_t row = 0;
+  for (; row + product_rows <= problem.rows; row += product_rows)
+    product_block<product_rows, Vectors>(problem, row, column);
+  for (; row < problem.rows; ++row) product_block<1, Vectors>(problem, row, column);
+}
+
+template <int Rows, int Vectors, typename Real>
+static inline void weight_block(const WeightProduct<Real>& problem, int64_t output, int64_t column) {
+  using Vector = typename ProductVector<Real>::type;
+  constexpr int size = ProductVector<Real>::size;
+  Vector sums[Rows][Vectors];
+  Real* out = problem.sums + output * problem.sums_row + column;
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = product_load(out + r * problem.sums_row + v * size);
+  }
+  product_sum<Rows, Vectors>(problem.grad + output, 1, problem.grad_row, problem.in + column, problem.in_row,
+                             problem.rows, sums);
+#pragma GCC unroll 6
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v)
+      __builtin_memcpy(out + r * problem.sums_row + v * size, &sums[r][v], sizeof(Vector));
+  }
+}
+
+template <int Vectors, typename Real>
+static inline void weight_columns(const WeightProduct<Real>& problem, int64_t column) {
+  int64_t output = 0;
+  for (; output + product_rows <= problem.outputs; output += product_rows)
+    weight_block<product_rows, Vectors>(problem, output, column);
+  for (; output + 2 <= problem.outputs; output += 2) weight_block<2, Vectors>(problem, output, column);
+  for (; output < problem.outputs; ++output) weight_block<1, Vectors>(problem, output, column);
+}
+
+template <typename Real>
+void product(const Product<Real>& problem) {
+  constexpr int64_t size = ProductVector<Real>::size, wide = product_vectors * size;
+  int64_t column = 0;
+  for (; column + wide <= problem.width; column += wide) product_columns<product_vectors>(problem, column);
+  if (product_vectors > 2 && column + 2 * size <= problem.width) {
+    product_columns<2>(problem, column);
+    column += 2 * size;
+  }
+  for (; column < problem.width; column += size) product_columns<1>(problem, column);
+}
+
+template <typename Real>
+void weight_product(const WeightProduct<Real>& problem) {
+  constexpr int64_t size = ProductVector<Real>::size, wide = product_vectors * size;
+  int64_t column = 0;
+  for (; column + wide <= problem.width; column += wide) weight_columns<product_vectors>(problem, column);
+  if (product_vectors > 2 && column + 2 * size <= problem.width) {
+    weight_columns<2>(problem, column);
+    column += 2 * size;
+  }
+  for (; column < problem.width; column += size) weight_columns<1>(problem, column);
+}
+
+}  // namespace CGM_LEVEL
+}  // namespace cgm::coupling
