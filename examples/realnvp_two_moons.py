@@ -25,7 +25,7 @@ from cgm_models.training import RunDirectory, Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--out", type=Path, default=Path("demo/realnvp"), help="folder of the pictures and the run")
-parser.add_argument("--steps", type=int, default=5000, help="steps of the training")
+parser.add_argument("--steps", type=int, default=6000, help="steps of the training")
 options = parser.parse_args()
 
 # %% [markdown]
@@ -39,7 +39,9 @@ points = moons.sample(options.steps * 512, torch.Generator().manual_seed(1))
 held_out = moons.sample(5_000, torch.Generator().manual_seed(2))
 torch.manual_seed(0)
 flow = RealNVP(dim=2, n_layers=8, hidden_features=(64, 64))
-trainer = Trainer(max_steps=options.steps, batch_size=512, lr=2e-3, schedule="one-cycle", tensorboard=False)
+trainer = Trainer(
+    max_steps=options.steps, batch_size=512, lr=2e-3, schedule="one-cycle", clip_norm=10.0, tensorboard=False
+)
 run = RunDirectory.create(options.out / "run", overwrite=True)
 result = trainer.fit(flow, points, validation_x=held_out, run=run)
 run.commit()
