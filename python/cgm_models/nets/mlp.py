@@ -93,7 +93,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         h = self.input(x, context)
         for layer in self.layers:
-            h = F.linear(self.activation(h), layer.weight, layer.bias)
+            h = layer(self.activation(h))
         return h
 
     def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
