@@ -26,5 +26,6 @@ def affine_event(
     """The channels that ``layout`` names are transformed, the others pass; the log-determinant adds to ``log_det``."""
     log_scale, shift = layout.split_parameters(parameters)
     part, own = affine(x[:, layout.channels], log_scale, shift, scale, x.dim() - 1, inverse)
-    y = torch.slice_scatter(x, part, 1, layout.channels.start, layout.channels.stop, layout.step)
+    # Contiguous: slice_scatter keeps the strides of windows that overlap, and then writes over its own result.
+    y = torch.slice_scatter(x.contiguous(), part, 1, layout.channels.start, layout.channels.stop, layout.step)
     return y, own if log_det is None else log_det + own
