@@ -44,6 +44,6 @@ def number(name: str, value: float) -> float:
     """A finite number, as a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number: got {type(value).__name__}")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # math.isfinite would break a compiled graph
         raise ValueError(f"{name} must be finite: got {value}")
     return float(value)

@@ -30,4 +30,6 @@ def outside_autocast(function: _Function) -> _Function:
 
 
 def _widened(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_widened, value)) if type(value) in (list, tuple) else value
     return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value

@@ -93,7 +93,7 @@ def _inverse(
         wide = [None if bias is None else bias.float() for bias in biases]
         context = None if context is None else context.float()
         found = _inverse(y.float(), [weight.float() for weight in weights], wide, masks, context, options)
-        return found[0].to(y.dtype), found[1].to(y.dtype)
+        return found[0].to(y.dtype), found[1]
     order = plan(list(weights) if masks is None else list(masks), y.shape[-1], layout, masks is None, residual)
     backend = backends.select(y.device.type)
     if backend == "reference":

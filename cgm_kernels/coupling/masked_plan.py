@@ -37,7 +37,14 @@ class Plan:
 
 @torch.compiler.disable
 def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
-    """The plan of ``masks``, made when they are first seen or have changed; of weights, their zeros are the mask."""
+    """The plan of ``masks``, made when they are first seen or have changed.
+
+    Where the zeros of ``weights`` are the mask it is made anew: an optimiser may change them unseen. So it is for
+    inference tensors, which do not count their changes.
+    """
+    if weights or any(mask.is_inference() for mask in masks):
+        patterns = [_pattern(number, mask, weights) for number, mask in enumerate(masks)]
+        return make_plan(patterns, n_features, layout, residual, masks[0].device)
     key = (tuple(map(id, masks)), n_features, layout, weights, residual)
     versions = [(mask._version, mask.device) for mask in masks]
     if (kept := _plans.get(key)) is not None:

@@ -4,16 +4,19 @@
 // of 0, turn them into multipliers and the log-determinant of one element of each channel.
 #include "coupling/actnorm.h"
 
-#include <ATen/ops/full.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
+#include "common/at_parallel.h"
 #include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/large_output.h"
+#include "coupling/kernels.h"
 
 namespace cgm::coupling {
 namespace {
@@ -39,16 +42,40 @@ struct Result {
   at::Tensor y, log_det, multiplier;
 };
 
+template <typename scalar_t>
+void run_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift,
+                 const ActnormOptions& options, const Result& result) {
+  const scalar_t one = 1, none = 0;
+  scalar_t log_det = 0;
+  AffineRows<scalar_t, scalar_t> parameters;
+  parameters.rows = 1, parameters.cols = log_scale.numel(), parameters.inverse = options.inverse;
+  parameters.scale = {static_cast<ScaleKind>(options.kind), options.bound, options.offset, options.eps};
+  parameters.x = {&one, 0, 0}, parameters.shift = {&none, 0, 0};
+  parameters.log_scale = {log_scale.const_data_ptr<scalar_t>(), 0, 1};
+  parameters.y = {result.multiplier.mutable_data_ptr<scalar_t>(), 0, 1};
+  parameters.log_det = &log_det;
+  affine_rows_cpu(parameters, at_parallel());
+  const Sizes sizes = sizes_of(x, options.channel);
+  ChannelAffine<scalar_t, scalar_t> problem;
+  problem.outer = sizes.points[0], problem.channels = sizes.points[1], problem.inner = sizes.points[2];
+  problem.inverse = options.inverse;
+  problem.x = x.const_data_ptr<scalar_t>(), problem.y = result.y.mutable_data_ptr<scalar_t>();
+  problem.multiplier = parameters.y.data, problem.added = shift.const_data_ptr<scalar_t>();
+  channel_affine_cpu(problem, at_parallel());
+  std::fill_n(result.log_det.mutable_data_ptr<scalar_t>(), x.size(0), log_det * static_cast<scalar_t>(sizes.elements));
+}
+
 Result actnorm_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift,
                        const ActnormOptions& options) {
-  const auto s = row(log_scale);
-  const auto one = at::ones(s.sizes(), s.options()), none = at::zeros({1, 1}, s.options()).expand(s.sizes());
-  const Sizes sizes = sizes_of(x, options.channel);
-  auto [multiplier, total] =
-      affine_forward(one, s, none, options.kind, options.bound, options.offset, options.eps, 1, options.inverse);
-  const auto y = channel_forward(x.reshape(sizes.points), multiplier.view(-1), shift.reshape(-1), options.inverse);
-  const double log_det = total.item<double>() * static_cast<double>(sizes.elements);
-  return {y.view(x.sizes()), at::full({x.size(0)}, log_det, x.options()), multiplier};
+  const Result result{empty_output(x.sizes(), x.options()), at::empty({x.size(0)}, x.options()),
+                      at::empty({1, log_scale.numel()}, x.options())};
+  const auto points = x.contiguous(), s = log_scale.contiguous(), t = shift.contiguous();
+  if (x.scalar_type() == at::kDouble) {
+    run_forward<double>(points, s, t, options, result);
+  } else {
+    run_forward<float>(points, s, t, options, result);
+  }
+  return result;
 }
 
 class Actnorm : public torch::autograd::Function<Actnorm> {

@@ -8,24 +8,39 @@ CGM_HOST_DEVICE scalar_t channel_value(scalar_t x, scalar_t m, scalar_t a) {
   return inverse ? (x - a) * m : x * m + a;
 }
 
+// Rows of channels (inner == 1), several at a time: short rows alone would leave vectors half empty.
+template <typename scalar_t, bool inverse>
+static void map_rows_of_channels(const ChannelAffine<scalar_t, scalar_t>& problem, int64_t begin, int64_t end) {
+  const int64_t channels = problem.channels;
+  const int64_t together = channels < tile_elements ? tile_elements / channels : 1;
+  scalar_t repeated_m[tile_elements], repeated_a[tile_elements];
+  const bool repeat = together > 1 && end - begin > 1;
+  for (int64_t i = 0; repeat && i < together * channels; ++i) {
+    repeated_m[i] = problem.multiplier[i % channels];
+    repeated_a[i] = problem.added[i % channels];
+  }
+  const scalar_t* m = repeat ? repeated_m : problem.multiplier;
+  const scalar_t* a = repeat ? repeated_a : problem.added;
+  const int64_t step = repeat ? together : 1;
+  for (int64_t o = begin; o < end; o += step) {
+    const int64_t count = (end - o < step ? end - o : step) * channels;
+    const scalar_t* x = problem.x + o * channels;
+    scalar_t* y = problem.y + o * channels;
+#pragma omp simd
+    for (int64_t i = 0; i < count; ++i) y[i] = channel_value<scalar_t, inverse>(x[i], m[i], a[i]);
+  }
+}
+
 template <typename scalar_t, bool inverse>
 static void channel_map(const ChannelAffine<scalar_t, scalar_t>& problem, int64_t begin, int64_t end) {
   const int64_t channels = problem.channels, inner = problem.inner;
-  const scalar_t* m = problem.multiplier;
-  const scalar_t* a = problem.added;
-  for (int64_t o = begin; o < end; ++o) {
-    const scalar_t* x = problem.x + o * channels * inner;
-    scalar_t* y = problem.y + o * channels * inner;
-    if (inner == 1) {
+  if (inner == 1) return map_rows_of_channels<scalar_t, inverse>(problem, begin, end);
+  for (int64_t plane = begin * channels; plane < end * channels; ++plane) {
+    const scalar_t* x = problem.x + plane * inner;
+    scalar_t* y = problem.y + plane * inner;
+    const scalar_t m = problem.multiplier[plane % channels], a = problem.added[plane % channels];
 #pragma omp simd
-      for (int64_t c = 0; c < channels; ++c) y[c] = channel_value<scalar_t, inverse>(x[c], m[c], a[c]);
-      continue;
-    }
-    for (int64_t c = 0; c < channels; ++c, x += inner, y += inner) {
-      const scalar_t own_m = m[c], own_a = a[c];
-#pragma omp simd
-      for (int64_t i = 0; i < inner; ++i) y[i] = channel_value<scalar_t, inverse>(x[i], own_m, own_a);
-    }
+    for (int64_t i = 0; i < inner; ++i) y[i] = channel_value<scalar_t, inverse>(x[i], m, a);
   }
 }
 

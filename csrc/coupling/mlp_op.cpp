@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "common/double_backward.h"
@@ -99,7 +100,8 @@ bool right_layers(const at::Tensor& x, at::TensorList layers, int64_t inputs, in
 
 bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) {
   return kind >= 0 && kind <= static_cast<int64_t>(ScaleKind::gate) && activation >= 0 && activation <= 1 &&
-         options.order >= 0 && options.scale.bound > 0 && options.scale.eps >= 0;
+         options.order >= 0 && options.scale.bound > 0 && options.scale.eps >= 0 &&
+         std::isfinite(options.scale.bound) && std::isfinite(options.scale.offset) && std::isfinite(options.scale.eps);
 }
 
 }  // namespace

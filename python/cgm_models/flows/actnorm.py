@@ -16,7 +16,8 @@ class ActNorm(Transform):
     """``x = z · exp(log_scale) + shift`` with one scale and shift for every channel (dimension 1).
 
     The first batch that a training module maps to the latent sets them so that its channels get mean 0 and variance 1;
-    until then the map is the identity. That it happened is part of the state dictionary. With several processes the
+    until then the map is the identity. A batch that holds NaN or infinities is left to the next one, and a channel that
+    does not vary keeps the scale 1. That it happened is part of the state dictionary. With several processes the
     statistics are those of the batches of all.
     """
 
@@ -51,8 +52,11 @@ class ActNorm(Transform):
             torch.distributed.all_reduce(local)
             mean, within, between = local / n
             variance = within + between - mean.square()
+        if not torch.isfinite(mean + variance).all():
+            return
+        varies = variance > 1e-12
         self.shift.copy_(mean)
-        self.log_scale.copy_(variance.clamp_min(1e-12).log() / 2)
+        self.log_scale.copy_(torch.where(varies, variance, 1.0).log() / 2)
         self.initialized.fill_(True)
         self._waits = False
 

@@ -99,7 +99,8 @@ class MLP(nn.Module):
     def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
         """The layers, for who computes them in another way; None where hooks want the modules to be called."""
         layers: list[InputLayer | nn.Linear] = [self.input, *self.layers]
-        watched = any(module._forward_hooks or module._forward_pre_hooks for module in (self, *layers))
+        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        watched = any(getattr(module, kind) for module in (self, *layers) for kind in kinds)
         return None if watched else layers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ def density_panels(
     rows = math.ceil(len(log_probs) / columns)
     height = _PANEL_INCHES * (top - bottom) / (right - left) + 0.25
     figure = new_figure(columns * _PANEL_INCHES, rows * height + (0.3 if title else 0.0))
-    highest: float | None = None
+    highest: Any = None
     for index, (name, log_prob) in enumerate(log_probs.items()):
         axes = figure.add_subplot(rows, columns, index + 1)
         values = _on_grid(log_prob, limits)
