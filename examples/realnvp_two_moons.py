@@ -25,7 +25,7 @@ from cgm_models.training import RunDirectory, Trainer
 
 parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
 parser.add_argument("--out", type=Path, default=Path("demo/realnvp"), help="folder of the pictures and the run")
-parser.add_argument("--steps", type=int, default=6000, help="steps of the training")
+parser.add_argument("--steps", type=int, default=8000, help="steps of the training")
 options = parser.parse_args()
 
 # %% [markdown]
