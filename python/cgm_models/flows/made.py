@@ -12,7 +12,7 @@ from .flow import Flow
 from .masked import ACTIVATIONS, MaskedAffine
 from .mixture import MaskedMixture, StandardLogistic
 from .options import check_choice, check_positive, check_whole, resolve_event_shape
-from .transform import Reshape, Transform
+from .transform import Transform, on_vectors
 
 
 class MADE(Flow):
@@ -63,8 +63,7 @@ class MADE(Flow):
             if n_components == 1
             else MaskedMixture(net, places, n_components, bound)
         ]
-        if len(shape) > 1:
-            layers = [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
+        layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, n_levels=n_levels, logit_alpha=logit_alpha)
         if n_components > 1:
             self.base = StandardLogistic(self.event_shape)

@@ -12,7 +12,7 @@ from cgm_kernels import affine_coupling, affine_coupling_inverse, masked_mlp_inv
 
 from ..nets import MaskedMLP
 from .options import check_choice, check_whole
-from .transform import Reshape, Transform
+from .transform import Transform, on_vectors
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu", "gelu", "elu", "softplus")
 ORDERS = ("reversed", "random")
@@ -87,6 +87,4 @@ def masked_layers(
             places = list(range(size))[:: -1 if index % 2 else 1]
         net = MaskedMLP(places, 2, hidden_features, context_dim, activation)
         layers.append(MaskedAffine(net, activation, parallel, scale=scale, bound=bound))
-    if len(shape) > 1:
-        return [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
-    return layers
+    return on_vectors(layers, shape)

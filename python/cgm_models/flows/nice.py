@@ -10,7 +10,7 @@ from .coupling import AdditiveCoupling, alternating_split
 from .flow import Flow
 from .options import check_whole, require_two, resolve_event_shape
 from .scaling import DiagonalScaling
-from .transform import Reshape, Transform
+from .transform import Transform, on_vectors
 
 
 class NICE(Flow):
@@ -50,6 +50,5 @@ class NICE(Flow):
             split, n_passing, n_moved = alternating_split(index, size)
             conditioner = MLP(n_passing, n_moved, hidden_features, context_dim, activation)
             layers.append(AdditiveCoupling(conditioner, split))
-        if len(shape) > 1:
-            layers = [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
+        layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .flow import Flow
 from .options import check_whole, resolve_event_shape
-from .transform import Reshape, Transform
+from .transform import Transform, on_vectors
 
 MARGIN = 1e-3
 """How far from singular the layers stay: no slope is less."""
@@ -130,6 +130,5 @@ class PlanarFlow(Flow):
         check_whole("n_layers", n_layers, 1)
         size = math.prod(shape)
         layers: list[Transform] = [Planar(size, context_dim) for _ in range(n_layers)]
-        if len(shape) > 1:
-            layers = [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
+        layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)

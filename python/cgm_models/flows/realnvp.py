@@ -11,7 +11,7 @@ from .coupling import AffineCoupling, alternating_split
 from .flow import Flow
 from .multiscale import MultiScale, ShiftPixels, Squeeze, check_scales
 from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
-from .transform import Composition, Reshape, Transform
+from .transform import Composition, Transform, on_vectors
 
 SCALES = ("exp", "tanh", "softclip", "sigmoid", "softplus")
 
@@ -90,6 +90,5 @@ class RealNVP(Flow):
             layers = [MultiScale(shape, scales)]
         else:
             layers = [layer for i in range(n_layers) for layer in coupling(i, size)]
-            if len(shape) > 1:
-                layers = [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
+            layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)

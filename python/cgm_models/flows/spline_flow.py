@@ -14,7 +14,7 @@ from .coupling import alternating_split, passing_part
 from .flow import Flow
 from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
 from .spline import MIN_SIZE, rational_quadratic_spline
-from .transform import Reshape, Transform
+from .transform import Transform, on_vectors
 
 
 class SplineCoupling(Transform):
@@ -99,6 +99,5 @@ class NeuralSplineFlow(Flow):
             layers.append(SplineCoupling(conditioner, split, bound))
             if mixing == "lu":
                 layers.append(InvertibleConvolution(size, rotation=False))
-        if len(shape) > 1:
-            layers = [Reshape(shape, (size,)), *layers, Reshape((size,), shape)]
+        layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
@@ -92,6 +93,14 @@ class Reshape(Transform):
     ) -> tuple[Tensor, Tensor]:
         shape = self.latent_shape if inverse else self.data_shape
         return x.reshape(len(x), *shape), x.new_zeros(len(x)) if log_det is None else log_det
+
+
+def on_vectors(layers: list[Transform], shape: Sequence[int]) -> list[Transform]:
+    """``layers`` of vectors, for points of ``shape``: between reshapes where these are not vectors."""
+    if len(shape) <= 1:
+        return layers
+    size = (math.prod(shape),)
+    return [Reshape(shape, size), *layers, Reshape(size, shape)]
 
 
 class Reverse(Transform):
