@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,21 @@ def test_garbage_collection_is_off_only_during_the_rounds():
     timing.interleave([one], {"a": 1}, 2, timing.CpuClock())
     assert seen == [False, False]
     assert gc.isenabled()
+
+
+def test_cycles_of_a_contender_are_collected_between_samples():
+    alive = []
+
+    class Cycle:
+        def __init__(self):
+            self.own = self
+
+    def call(index):
+        alive.append(weakref.ref(Cycle()))
+        assert sum(one() is not None for one in alive) <= 1
+
+    timing.interleave([timing.Contender("leaking", call=call)], {"leaking": 1}, 5, timing.CpuClock())
+    assert len(alive) == 5
 
 
 def test_only_common_rounds_are_paired():
