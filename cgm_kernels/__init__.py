@@ -7,6 +7,7 @@ from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
 from .integrations import accelerate
+from .langevin.op import langevin_step, mala_accept, normal
 from .sliced_ot.op import (
     random_projections,
     sliced_displacement,
@@ -27,7 +28,10 @@ __all__ = [
     "available_backends",
     "build_info",
     "get_backend",
+    "langevin_step",
+    "mala_accept",
     "masked_mlp_inverse",
+    "normal",
     "random_projections",
     "set_backend",
     "sliced_displacement",

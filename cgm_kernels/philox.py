@@ -20,10 +20,11 @@ _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox4x32(key: int, counter: Tensor) -> Tensor:
+def philox4x32(key: int | Tensor, counter: Tensor) -> Tensor:
     """The four words (..., 4) of each counter (..., 4); words are int64 values in [0, 2³²).
 
-    ``key`` is the 64-bit key, signed or unsigned; its low half is the first key word.
+    ``key`` is the 64-bit key, signed or unsigned, or an int64 tensor () of it on the device of ``counter``; its low
+    half is the first key word.
     """
     if counter.dtype is not torch.int64:
         raise TypeError(f"counter must be int64: got {counter.dtype}")
@@ -41,14 +42,20 @@ def philox4x32(key: int, counter: Tensor) -> Tensor:
 
 
 def noise_words(
-    n_elements: int, key: int, step: int = 0, *, first_element: int = 0, device: torch.device | str | None = None
+    n_elements: int,
+    key: int | Tensor,
+    step: int | Tensor = 0,
+    *,
+    first_element: int = 0,
+    device: torch.device | str | None = None,
 ) -> Tensor:
-    """The words (n_elements,) of the elements from ``first_element`` on."""
+    """The words (n_elements,) of the elements from ``first_element`` on; key and step may be int64 tensors ()."""
     if n_elements < 0 or first_element < 0:
         raise ValueError(f"n_elements and first_element must be at least 0: got {n_elements} and {first_element}")
     first_group, last_group = first_element // 4, (first_element + n_elements + 3) // 4
     group = torch.arange(first_group, last_group, dtype=torch.int64, device=device)
-    steps = torch.full_like(group, step & _WORD), torch.full_like(group, (step >> 32) & _WORD)
+    zero = torch.zeros_like(group)
+    steps = zero + (step & _WORD), zero + ((step >> 32) & _WORD)
     words = philox4x32(key, torch.stack((group & _WORD, group >> 32, *steps), dim=-1)).flatten()
     start = first_element - 4 * first_group
     return words[start : start + n_elements]
@@ -56,6 +63,11 @@ def noise_words(
 
 def draw_key(generator: torch.Generator | None = None) -> int:
     """A fresh key in [−2⁶³, 2⁶³) from ``generator`` (default: torch's own), a CPU one whatever the data's device."""
+    return int(draw_key_tensor(generator))
+
+
+def draw_key_tensor(generator: torch.Generator | None = None) -> Tensor:
+    """The key of :func:`draw_key` as an int64 tensor () on the CPU, which a traced graph draws at every run."""
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator must be a torch.Generator or None: got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
@@ -63,13 +75,16 @@ def draw_key(generator: torch.Generator | None = None) -> int:
             "generator must be a CPU generator, which gives the same noise on every device: "
             f"got one on {generator.device}"
         )
-    return int(torch.empty((), dtype=torch.int64).random_(-(2**63), None, generator=generator))
+    key = torch.empty((), dtype=torch.int64)
+    if torch.compiler.is_compiling():  # which traces no random_
+        return torch.ops.aten.random(key, -(2**63), None, generator=generator)
+    return key.random_(-(2**63), None, generator=generator)
 
 
 def uniform(
     shape: Sequence[int],
-    key: int,
-    step: int = 0,
+    key: int | Tensor,
+    step: int | Tensor = 0,
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
@@ -81,8 +96,8 @@ def uniform(
 
 def normal_reference(
     shape: Sequence[int],
-    key: int,
-    step: int = 0,
+    key: int | Tensor,
+    step: int | Tensor = 0,
     *,
     dtype: torch.dtype = torch.float64,
     device: torch.device | str | None = None,
