@@ -6,14 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, flows, metrics, model, nets, plots, registry, training, transport
+    from . import data, ebm, flows, metrics, model, nets, plots, registry, training, transport
     from .model import GenerativeModel, load
 
-_PARTS = ("data", "flows", "metrics", "model", "nets", "plots", "registry", "training", "transport")
+_PARTS = ("data", "ebm", "flows", "metrics", "model", "nets", "plots", "registry", "training", "transport")
 _FROM_MODEL = ("GenerativeModel", "load")
 __all__ = [
     "GenerativeModel",
     "data",
+    "ebm",
     "flows",
     "load",
     "metrics",

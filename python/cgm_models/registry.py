@@ -18,6 +18,7 @@ class Entry(NamedTuple):
 
 
 _SHIPPED = {
+    "EnergyModel": Entry("cgm_models.ebm", "a network as the energy of the data, trained and sampled by Langevin chains"),
     "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
     "IAF": Entry("cgm_models.flows", "autoregressive gates of the noise: samples in one pass"),
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),

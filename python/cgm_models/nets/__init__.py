@@ -1,6 +1,7 @@
 """Networks that several families of models share."""
 
 from .convolutional import ConvResNet
+from .encoder import ConvEncoder
 from .masked import MaskedLinear, MaskedMLP
 from .masked_convolution import GatedPixelLayer, MaskedConv2d, RowLSTM
 from .mlp import ACTIVATIONS, MLP, ResidualMLP
@@ -8,6 +9,7 @@ from .mlp import ACTIVATIONS, MLP, ResidualMLP
 __all__ = [
     "ACTIVATIONS",
     "MLP",
+    "ConvEncoder",
     "ConvResNet",
     "GatedPixelLayer",
     "MaskedConv2d",
