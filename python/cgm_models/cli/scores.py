@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ LIKELIHOOD = {
     "nll": "NLL ↓",
     "above_truth": "above truth",
     "above_truth_error": "±",
+    "log_z_error": "± of log Z (annealed)",
     "bits_per_dim": "bits/dim ↓",
 }
 NOTE = (
@@ -58,7 +60,8 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
     """The mean of −log p over the held-out part, in nats, where the model has a density.
 
     Beside it, of sets whose law p* is known, the mean of log p* − log p over the same points. Of a model of images
-    with levels, their bits per dimension instead, its noise drawn from a fixed seed.
+    with levels, their bits per dimension instead, its noise drawn from a fixed seed. Of a model whose log Z is
+    estimated, the error of that, which is part of the other errors too.
     """
     given: tuple[Tensor, ...] = (data.test_x,)
     if model.context_dim and data.test_context is not None:
@@ -69,17 +72,33 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return _mean("bits_per_dim", torch.cat([measure(*chunk) for chunk in chunks]))
-    try:
-        nll = -torch.cat([model.log_prob(*chunk) for chunk in chunks]).double()
-    except NotImplementedError:
-        return {}
-    excess = {} if data.density is None else _mean("above_truth", nll + data.density.log_prob(*given))
-    return _mean("nll", nll) | excess
+    annealed: dict[str, float] = {}
+    common = 0.0
+    annealing: Any = getattr(model, "log_likelihood", None)
+    if annealing is not None:
+        estimate = annealing(*given, generator=Generator().manual_seed(0))
+        nll, common = -estimate.log_prob.double(), _error_of_log_z(estimate.log_z, estimate.log_z_error)
+        annealed = {"log_z_error": common}
+    else:
+        try:
+            nll = -torch.cat([model.log_prob(*chunk) for chunk in chunks]).double()
+        except NotImplementedError:
+            return {}
+    excess = {} if data.density is None else _mean("above_truth", nll + data.density.log_prob(*given), common)
+    return _mean("nll", nll, common) | excess | annealed
 
 
-def _mean(name: str, values: Tensor) -> dict[str, float]:
-    """The mean, and its standard error."""
-    return {name: float(values.double().mean()), f"{name}_error": float(values.double().std()) / len(values) ** 0.5}
+def _error_of_log_z(log_z: Tensor, error: Tensor) -> float:
+    """The standard error of the mean of log Z over the points, of which those with one context share an estimate."""
+    estimates, index, counts = log_z.unique(return_inverse=True, return_counts=True)
+    errors = error.new_zeros(len(estimates)).scatter(0, index, error)
+    return float((errors * counts / len(log_z)).square().sum().sqrt())
+
+
+def _mean(name: str, values: Tensor, common_error: float = 0.0) -> dict[str, float]:
+    """The mean, and its standard error, an error that all values have in common included."""
+    own = float(values.double().std()) / len(values) ** 0.5
+    return {name: float(values.double().mean()), f"{name}_error": math.hypot(own, common_error)}
 
 
 def references(data: Dataset, n: int, generator: Generator) -> dict[str, Tensor]:

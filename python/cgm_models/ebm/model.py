@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from ..model import GenerativeModel
 from .annealing import LogPartition, summarise
 from .chains import SAMPLERS, ChainOptions, run_chains
-from .composition import Composable
+from .composition import Composable, Energy
 from .likelihood import Likelihood, held_out_loss, log_likelihood, log_weights
 from .networks import NETWORKS, make_network
 from .objectives import CHAINS, OBJECTIVES
@@ -139,6 +139,10 @@ class EnergyModel(Composable, GenerativeModel):
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """f(x | context): ``(n, *event) -> (n,)``, −log p up to a constant that may depend on the context."""
         return self.standardised_energy(self.standardised(self._points(x)), self.rows(context, len(x)))
+
+    def given(self, context: Tensor) -> Energy:
+        """f(· | context) for one context (context_dim,) or one label: an energy to combine with others."""
+        return Energy(lambda x: self.energy(x, context))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The energy: a model is called like the function that it is."""
