@@ -4,7 +4,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
-#include "coupling/small_products.h"
+#include "common/small_products.h"
 
 namespace cgm::coupling {
 

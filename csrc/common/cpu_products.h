@@ -1,5 +1,5 @@
 // Products at one SIMD level: a block of the result, a few rows by a few vectors, stays in registers.
-namespace cgm::coupling {
+namespace cgm {
 namespace CGM_LEVEL {
 
 #if defined(CGM_LEVEL_AVX512)
@@ -132,4 +132,4 @@ void weight_product(const WeightProduct<Real>& problem) {
 }
 
 }  // namespace CGM_LEVEL
-}  // namespace cgm::coupling
+}  // namespace cgm

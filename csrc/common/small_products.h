@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdint>
 
-namespace cgm::coupling {
+namespace cgm {
 
 // out (rows, width) = in (rows, depth) · matrix (depth, width) + bias, its negative part cut off where `relu`; with
 // `add` the product is added to what out holds.
@@ -43,4 +43,4 @@ void product_cpu(const Product<scalar_t>& problem);
 template <typename scalar_t>
 void weight_product_cpu(const WeightProduct<scalar_t>& problem);
 
-}  // namespace cgm::coupling
+}  // namespace cgm

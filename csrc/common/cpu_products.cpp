@@ -1,12 +1,12 @@
 // Products of tiles with small matrices on the CPU.
 #include "common/host_device.h"
 #include "common/levels.h"
-#include "coupling/small_products.h"
+#include "common/small_products.h"
 
-#define CGM_LEVEL_FILE "coupling/cpu_products.h"
+#define CGM_LEVEL_FILE "common/cpu_products.h"
 #include "common/foreach_level.h"
 
-namespace cgm::coupling {
+namespace cgm {
 
 template <typename scalar_t>
 void product_cpu(const Product<scalar_t>& problem) {
@@ -23,4 +23,4 @@ template void product_cpu<double>(const Product<double>&);
 template void weight_product_cpu<float>(const WeightProduct<float>&);
 template void weight_product_cpu<double>(const WeightProduct<double>&);
 
-}  // namespace cgm::coupling
+}  // namespace cgm
