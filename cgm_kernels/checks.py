@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,12 +34,38 @@ def like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}: got {value.device}")
 
 
+def integer(name: str, value: Any, expected: str = "an int") -> int:
+    """``value``, an integer of any type, as an int; a bool is none."""
+    if not isinstance(value, bool):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be {expected}: got {type(value).__name__}")
+
+
 def count(name: str, value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} must be an int: got {type(value).__name__}")
-    if operator.index(value) < 1:
+    number = integer(name, value)
+    if number < 1:
         raise ValueError(f"{name} must be at least 1: got {value}")
-    return operator.index(value)
+    return number
+
+
+def choice(name: str, value: Any, known: Iterable[str]) -> None:
+    """``value`` is one of these names."""
+    names = tuple(known)
+    if not isinstance(value, str) or value not in names:
+        raise ValueError(f"{name} must be one of {', '.join(names)}: got {value!r}")
+
+
+def listed(name: str, value: Any) -> list[Any]:
+    """The list of what a sequence holds, a ``torch.nn.ParameterList`` among them."""
+    if isinstance(value, list):
+        return value
+    named = isinstance(value, (Tensor, Mapping, str))
+    if named or not (isinstance(value, Sequence) or (isinstance(value, Sized) and hasattr(value, "__getitem__"))):
+        raise TypeError(f"{name} must be a list of tensors, one for each layer: got {type(value).__name__}")
+    return list(value)  # type: ignore[call-overload]
 
 
 def number(name: str, value: float) -> float:

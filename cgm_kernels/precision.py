@@ -11,6 +11,12 @@ from torch import Tensor
 
 HALVES = (torch.float16, torch.bfloat16)
 
+
+def autocasts(device_type: str) -> bool:
+    """Whether autocast is on for tensors of this device."""
+    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -20,7 +26,7 @@ def outside_autocast(function: _Function) -> _Function:
     @functools.wraps(function)
     def wrapper(x: Any, *args: Any, **kwargs: Any) -> Any:
         device = x.device.type if isinstance(x, Tensor) else "meta"
-        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        if not autocasts(device):
             return function(x, *args, **kwargs)
         with torch.autocast(device, enabled=False):
             kwargs = {name: _widened(value) for name, value in kwargs.items()}

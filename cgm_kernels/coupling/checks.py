@@ -7,7 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
-from ..checks import tensor
+from ..checks import integer, tensor
 from ..precision import HALVES
 
 
@@ -39,8 +39,7 @@ def event_dims(name: str, x: Tensor, value: int | None) -> int:
         if x.dim() == 0:
             raise ValueError(f"{name} must have a batch dimension: got shape ()")
         return x.dim() - 1
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"event_dims must be an int: got {type(value).__name__}")
+    value = integer("event_dims", value)
     if not 0 <= value <= x.dim():
         raise ValueError(
             f"event_dims must be between 0 and {x.dim()} for {name} of shape {tuple(x.shape)}: got {value}"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..checks import choice, integer
+
 LAYOUTS = ("scale_shift", "shift_scale", "interleaved_scale_shift", "interleaved_shift_scale")
 INDEX = {name: index for index, name in enumerate(LAYOUTS)}
 
@@ -31,26 +33,44 @@ class Layout(NamedTuple):
         return pair if self.order % 2 == 0 else pair[::-1]
 
 
+def transformed(split: int | slice, channels: int) -> range:
+    """The channels that ``split`` chooses; ``ValueError`` or ``TypeError`` where it is wrong."""
+    if not isinstance(split, slice):
+        start = integer("split", split, "an int or a slice")
+        if not 0 <= start <= channels:
+            raise ValueError(f"split must be between 0 and the number of channels, {channels}: got {split}")
+        return range(start, channels)
+    try:
+        start, stop, step = split.indices(channels)
+    except TypeError as error:
+        raise TypeError(f"split must be a slice of integers: got {split}") from error
+    if step < 1:
+        raise ValueError(f"split must be a slice that steps forward: got {split}")
+    return range(start, stop, step)
+
+
+def passing_part(split: int | slice, channels: int) -> slice:
+    """The channels that a coupling leaves alone; ``ValueError`` where they are no slice."""
+    moved = transformed(split, channels)
+    if not moved:
+        return slice(0, channels)
+    start, step = moved.start, 1 if len(moved) == 1 else moved.step
+    behind = start + step * len(moved)
+    if step == 1 and start == 0:
+        return slice(behind, channels)
+    if step == 1 and behind == channels:
+        return slice(0, start)
+    if step == 2 and start in (0, 1) and behind >= channels:
+        return slice(1 - start, channels, 2)
+    raise ValueError(f"split must leave a slice of the {channels} channels: got {split}")
+
+
 def checked(split: int | slice, layout: str, x: Tensor, parameters: Tensor) -> Layout:
     """The layout of these arguments; ``ValueError`` or ``TypeError`` names the one that is wrong."""
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}: got {layout!r}")
-    channels = x.shape[1]
-    if isinstance(split, slice):
-        try:
-            start, stop, step = split.indices(channels)
-        except TypeError as error:
-            raise TypeError(f"split must be a slice of integers: got {split}") from error
-        if step < 1:
-            raise ValueError(f"split must be a slice that steps forward: got {split}")
-        count = len(range(start, stop, step))
-    elif isinstance(split, bool) or not isinstance(split, int):
-        raise TypeError(f"split must be an int or a slice: got {type(split).__name__}")
-    elif not 0 <= split <= channels:
-        raise ValueError(f"split must be between 0 and the number of channels, {channels}: got {split}")
-    else:
-        start, count, step = split, channels - split, 1
-    found = Layout(start, count, 1 if count <= 1 else step, INDEX[layout])
+    choice("layout", layout, LAYOUTS)
+    moved = transformed(split, x.shape[1])
+    count = len(moved)
+    found = Layout(moved.start, count, 1 if count <= 1 else moved.step, INDEX[layout])
     if x.dim() > 2 and (found.step != 1 or found.order >= 2):
         what = f"split={split}" if found.step != 1 else f"layout={layout!r}"
         raise ValueError(f"{what} needs events of one dimension, x (B, C): got x of shape {tuple(x.shape)}")

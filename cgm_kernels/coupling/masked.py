@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import backends
 from .._register import operator, refuse_forward_gradients
+from ..checks import listed
 from ..precision import HALVES, outside_autocast
 from . import masked_checks, masked_reference
 from .masked_operators import ACTIVATION_INDEX
@@ -73,7 +74,8 @@ def masked_mlp_inverse(
         **{"activation": activation, "residual": residual, "map": map, "layout": layout},
         **{"scale": scale, "bound": bound, "offset": offset, "eps": eps},
     }
-    return _inverse(y, weights, biases, masks, context, options)
+    masks = None if masks is None else listed("masks", masks)
+    return _inverse(y, listed("weights", weights), listed("biases", biases), masks, context, options)
 
 
 @outside_autocast
@@ -94,7 +96,7 @@ def _inverse(
         context = None if context is None else context.float()
         found = _inverse(y.float(), [weight.float() for weight in weights], wide, masks, context, options)
         return found[0].to(y.dtype), found[1]
-    order = plan(list(weights) if masks is None else list(masks), y.shape[-1], layout, masks is None, residual)
+    order = plan(weights if masks is None else masks, y.shape[-1], layout, masks is None, residual)
     backend = backends.select(y.device.type)
     if backend == "reference":
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..checks import like, tensor
+from ..checks import choice, like, tensor
 from .layout import LAYOUTS
 from .masked_reference import ACTIVATIONS
 
@@ -14,13 +14,9 @@ MAPS = ("affine", "standardize")
 
 
 def options(activation: str, map: str, layout: str) -> None:
-    for name, value, known in (
-        ("activation", activation, ACTIVATIONS),
-        ("map", map, MAPS),
-        ("layout", layout, LAYOUTS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}: got {value!r}")
+    choice("activation", activation, ACTIVATIONS)
+    choice("map", map, MAPS)
+    choice("layout", layout, LAYOUTS)
 
 
 def tensors(
@@ -34,8 +30,8 @@ def tensors(
     tensor("y", y)
     if y.dim() == 0 or y.shape[-1] == 0:
         raise ValueError(f"y must have at least one dimension in its last axis: got shape {tuple(y.shape)}")
-    _sequence("weights", weights, None)
-    _sequence("biases", biases, len(weights))
+    _layers("weights", weights, None)
+    _layers("biases", biases, len(weights))
     if context is not None:
         like("context", context, "y", y)
         if context.dim() == 0 or (context.dim() > 1 and context.shape[:-1] != y.shape[:-1]):
@@ -45,16 +41,14 @@ def tensors(
             )
     _weights(y, weights, 0 if context is None else context.shape[-1])
     if masks is not None:
-        _sequence("masks", masks, len(weights))
+        _layers("masks", masks, len(weights))
         _masks(masks, weights)
     _biases(y, weights, biases)
     if residual:
         _residual(weights)
 
 
-def _sequence(name: str, value: object, length: int | None) -> None:
-    if isinstance(value, Tensor) or not isinstance(value, Sequence):
-        raise TypeError(f"{name} must be a list of tensors, one for each layer: got {type(value).__name__}")
+def _layers(name: str, value: Sequence[Tensor | None], length: int | None) -> None:
     if not value or (length is not None and len(value) != length):
         expected = "at least one layer" if length is None else f"{length} layers, as weights"
         raise ValueError(f"{name} must have {expected}: got {len(value)}")

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from .. import backends
 from .._extension import _C
-from ..checks import tensor
+from ..checks import choice, integer, like, listed, tensor
+from ..precision import autocasts
 from . import layout as layouts
 from . import scales
+from .checks import together
 from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
 
@@ -58,7 +60,10 @@ def affine_coupling_mlp(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
-    if isinstance(x, Tensor) and x.dim() == 2 and activation in _FUSED and isinstance(split, (int, slice)):
+    if type(split) is not int and not isinstance(split, slice):
+        split = integer("split", split, "an int or a slice")
+    weights, biases = listed("weights", weights), listed("biases", biases)
+    if isinstance(x, Tensor) and x.dim() == 2:
         found = _fused(
             x, weights, biases, split, log_det, activation, conditioning, inverse, (scale, bound, offset, eps), layout
         )
@@ -67,8 +72,10 @@ def affine_coupling_mlp(
     tensor("x", x)
     if x.dim() != 2:
         raise ValueError(f"x must be (B, D): got shape {tuple(x.shape)}")
-    h = x[:, passing_part(split, x.shape[1])]
-    _check(h, weights, biases, activation, conditioning)
+    choice("activation", activation, ACTIVATIONS)
+    passing = layouts.passing_part(split, x.shape[1])
+    _check(x, passing, weights, biases, conditioning)
+    h = x[:, passing]
     h = F.linear(h, weights[0], biases[0])
     h = h if conditioning is None else h + conditioning
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
@@ -96,47 +103,46 @@ def _fused(
     kind, *numbers = scale
     try:
         start, stop, step = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
-        if step != 1:
+        act = _FUSED.get(activation)
+        if step != 1 or act is None:
             return None
         layers = [part for layer in zip(weights, biases, strict=True) for part in layer]
         place = (start, stop, layouts.INDEX.get(layout, -1), scales.INDEX.get(kind, -1))
-        return _C.affine_coupling_mlp(x, layers, log_det, conditioning, *place, *numbers, _FUSED[activation], inverse)
+        return _C.affine_coupling_mlp(x, layers, log_det, conditioning, *place, *numbers, act, inverse)
     except TypeError:  # an option of a wrong type: said better by the composition
         return None
 
 
-def passing_part(split: int | slice, size: int) -> slice:
-    """The features that a coupling of ``size`` features leaves alone; ``ValueError`` where they are no slice."""
-    if not isinstance(split, slice):
-        return slice(0, split)
-    start, stop, step = split.indices(size)
-    if step == 1 and start == 0:
-        return slice(stop, None)
-    if step == 1 and stop >= size:
-        return slice(0, start)
-    if step == 2 and start in (0, 1) and stop >= size - 1:
-        return slice(1 - start, None, 2)
-    raise ValueError(f"split must leave a slice of the {size} features of x: got {split}")
-
-
 def _check(
-    h: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], activation: str, conditioning: Tensor | None
+    x: Tensor, passing: slice, weights: Sequence[Tensor], biases: Sequence[Tensor], conditioning: Tensor | None
 ) -> None:
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}: got {activation!r}")
-    if not len(weights) or len(weights) != len(biases):
+    if not weights or len(weights) != len(biases):
         raise ValueError(f"biases must be as many as weights, at least one: got {len(biases)} for {len(weights)}")
-    width = h.shape[1]
+    n_passing = len(range(x.shape[1])[passing])
+    width = n_passing
     for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        tensor(f"weights[{k}]", weight)
-        tensor(f"biases[{k}]", bias)
+        _like(f"weights[{k}]", weight, x)
+        _like(f"biases[{k}]", bias, x)
         if weight.dim() != 2 or weight.shape[1] != width:
             raise ValueError(f"weights[{k}] must be (out, {width}): got {tuple(weight.shape)}")
         width = weight.shape[0]
         if bias.shape != (width,):
             raise ValueError(f"biases[{k}] must be ({width},): got {tuple(bias.shape)}")
+    moved = x.shape[1] - n_passing
+    if width != 2 * moved:
+        raise ValueError(
+            f"weights[{len(weights) - 1}] must give {2 * moved} numbers, a log-scale and a shift for each of the "
+            f"{moved} features that split transforms: got {width}"
+        )
     if conditioning is not None:
-        tensor("conditioning", conditioning)
-        if conditioning.shape != (h.shape[0], weights[0].shape[0]):
-            expected = f"({h.shape[0]}, {weights[0].shape[0]})"
+        _like("conditioning", conditioning, x)
+        if conditioning.shape != (x.shape[0], weights[0].shape[0]):
+            expected = f"({x.shape[0]}, {weights[0].shape[0]})"
             raise ValueError(f"conditioning must be {expected}: got {tuple(conditioning.shape)}")
+
+
+def _like(name: str, value: Tensor, x: Tensor) -> None:
+    """A tensor on the device of x and, where autocast does not make them alike, of its dtype."""
+    together(**{"x": x, name: value})
+    if not autocasts(x.device.type):
+        like(name, value, "x", x)

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import _C
 from .._register import operator, refuse_forward_gradients
+from ..checks import integer
 from ..precision import outside_autocast
 from . import (
     channels,
@@ -113,9 +114,11 @@ def affine_coupling_event(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
-    if isinstance(log_det, (Tensor, NoneType)) and isinstance(split, (int, slice)) and _fast(x, parameters):
-        kind, order = scales.INDEX.get(scale, -1), layouts.INDEX.get(layout, -1)
+    if type(split) is not int and not isinstance(split, slice):
+        split = integer("split", split, "an int or a slice")
+    if isinstance(log_det, (Tensor, NoneType)) and _fast(x, parameters):
         try:
+            kind, order = scales.INDEX.get(scale, -1), layouts.INDEX.get(layout, -1)
             place = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
             found = _C.affine_event(x, parameters, log_det, *place, order, kind, bound, offset, eps, inverse)
         except TypeError:  # an option of a wrong type: said better below
@@ -137,10 +140,12 @@ def _affine(
     event_dims: int | None,
     inverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    if isinstance(log_scale, Tensor) and isinstance(event_dims, (int, NoneType)) and _fast(x, shift):
+    if event_dims is not None and type(event_dims) is not int:
+        event_dims = integer("event_dims", event_dims)
+    if isinstance(log_scale, Tensor) and _fast(x, shift):
         dims = x.dim() - 1 if event_dims is None else event_dims
-        kind = scales.INDEX.get(scale, -1)
         try:
+            kind = scales.INDEX.get(scale, -1)
             found = _C.affine_coupling(x, log_scale, shift, dims, kind, bound, offset, eps, inverse)
         except TypeError:  # an option of a wrong type: said better below
             found = None

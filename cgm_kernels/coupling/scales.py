@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..checks import number
+from ..checks import choice, number
 
 KINDS = ("exp", "tanh", "softclip", "sigmoid", "softplus", "gate")  # in the order of ScaleKind in formula.h
 INDEX = {name: index for index, name in enumerate(KINDS)}
@@ -35,8 +35,7 @@ class Scale(NamedTuple):
 
 def checked(scale: str, bound: float, offset: float, eps: float) -> Scale:
     """The scale function of these arguments; ``ValueError`` or ``TypeError`` names the one that is wrong."""
-    if scale not in KINDS:
-        raise ValueError(f"scale must be one of {', '.join(KINDS)}: got {scale!r}")
+    choice("scale", scale, KINDS)
     bound, offset, eps = number("bound", bound), number("offset", offset), number("eps", eps)
     if bound <= 0:
         raise ValueError(f"bound must be positive: got {bound}")

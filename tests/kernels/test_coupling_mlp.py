@@ -210,6 +210,44 @@ WRONG = {
         ValueError,
         lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2, conditioning=x),
     ),
+    r"weights\[2\] must give 4 numbers, .* of the 2 features that split transforms: got 6": (
+        ValueError,
+        lambda: cgm_kernels.affine_coupling_mlp(torch.cat([x[:, :2], x[:, :2]], 1), W, b, 2),
+    ),
+    r"weights\[0\] must have the dtype of x, torch.float64: got torch.float32": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, [W[0].float(), *W[1:]], b, 2),
+    ),
+    "biases.1. must be on the device of x, cpu: got meta": (
+        ValueError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, [b[0], b[1].to("meta"), b[2]], 2),
+    ),
+    "weights must be a list of tensors, one for each layer: got Tensor": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W[0], b, 2),
+    ),
+    "biases must be a list of tensors, one for each layer: got NoneType": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, None, 2),
+    ),
+    "biases.0. must be a tensor: got NoneType": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, [None, *b[1:]], 2),
+    ),
+    r"activation must be one of .*: got \['relu'\]": (
+        ValueError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2, activation=["relu"]),
+    ),
+    "split must be an int or a slice: got float": (TypeError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2.0)),
+    "split must be an int or a slice: got bool": (TypeError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b, True)),
+    "split must be a slice of integers": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, b, slice(2.0, None)),
+    ),
+    "split must be between 0 and the number of channels, 5: got -1": (
+        ValueError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, b, -1),
+    ),
     "split must leave a slice": (ValueError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b, slice(1, 3))),
     "scale must be one of": (ValueError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2, scale="a")),
 }
