@@ -1,0 +1,143 @@
+"""What layers read beside their arguments, so that a layer run again in a backward does what it first did."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+_Place = tuple[nn.Module, str]
+
+
+class LayerState:
+    """The parameters, buffers and modes of ``module`` around one run of it, and the generators that it may draw from.
+
+    Make one before the run and call :meth:`note_run` after it. The buffers that the run changes (running averages) are
+    kept as they were before and after it: :meth:`again` gives either back, and takes away what is done to them inside.
+    All else must stay as it is, which :meth:`check` asserts by the tensors' version counters.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self.module, self.device = module, device
+        self.modules = list(module.modules())
+        self.modes = [one.training for one in self.modules]
+        self.own = [value for one in self.modules for value in vars(one).values() if isinstance(value, Generator)]
+        self.parameters = _versions(module)
+        self.buffers = _buffers(self.modules)
+        self.before = {place: buffer.clone() for place, (buffer, _) in self.buffers.items()}
+        self.after: dict[_Place, Tensor] = {}
+
+    def note_run(self) -> None:
+        now, parameters = _buffers(self.modules), _versions(self.module)
+        moved = [p for p, found in now.items() if _uncounted(p[0]) or not _same(found, self.buffers.get(p))]
+        self.after = {place: now[place][0].clone() for place in moved}
+        # A run that set parameters, as the first of an actnorm, would set them anew: it goes on from where it ended.
+        first = len(parameters) != len(self.parameters) or not all(map(_same, parameters, self.parameters))
+        self.before = {p: self.after[p] if first else self.before.get(p, self.after[p]) for p in moved}
+        self.buffers = {place: found for place, found in now.items() if place not in self.after}
+        self.parameters = parameters
+
+    def check(self) -> None:
+        """``RuntimeError`` where something is not as the run left it."""
+        now = _versions(self.module)
+        if len(now) != len(self.parameters) or not all(map(_same, now, self.parameters)):
+            raise RuntimeError(
+                "the parameters of an InvertibleSequence must be the same in backward as in forward: they were changed "
+                "in place, replaced (torch.func.functional_call does that), or had their requires_grad changed in "
+                "between"
+            )
+        buffers = _buffers(self.modules)
+        for place, found in self.buffers.items():
+            if not _same(found, buffers.get(place)):
+                raise RuntimeError(
+                    f"the buffer {self._name(place)} of an InvertibleSequence must be the same in backward as in "
+                    "forward: it was changed in place or replaced in between"
+                )
+        if self.modes != [one.training for one in self.modules]:
+            raise RuntimeError(
+                "an InvertibleSequence must be in the same mode in backward as in forward: train() or eval() was "
+                "called in between"
+            )
+
+    def random_states(self) -> list[Tensor]:
+        states = [torch.get_rng_state(), *(generator.get_state() for generator in self.own)]
+        return [*states, torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else states
+
+    @contextlib.contextmanager
+    def again(self, random_states: list[Tensor], buffers: dict[_Place, Tensor]) -> Iterator[None]:
+        """Inside, the generators in these states and ``buffers``, :attr:`before` or :attr:`after`; as now after it."""
+        outside = [generator.get_state() for generator in self.own]
+        current = {(one, name): getattr(one, name) for one, name in buffers}
+        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+            torch.set_rng_state(random_states[0])
+            if self.device.type == "cuda":
+                torch.cuda.set_rng_state(random_states[-1], self.device)
+            _set_states(self.own, random_states[1:])
+            for (one, name), value in buffers.items():
+                setattr(one, name, value.clone())
+            try:
+                yield
+            finally:
+                for (one, name), buffer in current.items():
+                    setattr(one, name, buffer)
+                _set_states(self.own, outside)
+
+    def _name(self, place: _Place) -> str:
+        names = {one: name for name, one in self.module.named_modules()}
+        return f"{names[place[0]]}.{place[1]}".lstrip(".")
+
+
+def trained(module: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+def autocast_options(device: str) -> list[dict[str, Any]]:
+    """The state of autocast, for :func:`autocast`."""
+    kinds = {"cpu", device} if torch.amp.is_autocast_available(device) else {"cpu"}
+    return [
+        {
+            "device_type": kind,
+            "enabled": torch.is_autocast_enabled(kind),
+            "dtype": torch.get_autocast_dtype(kind),
+            "cache_enabled": False,  # a weight cast without gradient must not serve the pass with one
+        }
+        for kind in sorted(kinds)
+    ]
+
+
+@contextlib.contextmanager
+def autocast(options: list[dict[str, Any]]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for arguments in options:
+            stack.enter_context(torch.autocast(**arguments))
+        yield
+
+
+def _buffers(modules: list[nn.Module]) -> dict[_Place, tuple[Tensor, int]]:
+    found = ((one, name, buffer) for one in modules for name, buffer in one._buffers.items())
+    return {(one, name): (buffer, _version(buffer)) for one, name, buffer in found if buffer is not None}
+
+
+def _versions(module: nn.Module) -> list[tuple[Tensor, int]]:
+    return [(parameter, _version(parameter)) for parameter in trained(module)]
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+
+
+def _uncounted(module: nn.Module) -> bool:
+    """Whether it may change its buffers past their version counters, as the running averages of a norm."""
+    return module.training and isinstance(module, nn.modules.batchnorm._NormBase)
+
+
+def _same(one: tuple[Tensor, int], other: tuple[Tensor, int] | None) -> bool:
+    return other is not None and one[0] is other[0] and one[1] == other[1]
+
+
+def _set_states(generators: list[Generator], states: list[Tensor]) -> None:
+    for generator, state in zip(generators, states, strict=False):
+        generator.set_state(state)
