@@ -21,6 +21,7 @@ _SHIPPED = {
     "EnergyModel": Entry("cgm_models.ebm", "a network as the energy of the data, trained and sampled by Langevin chains"),
     "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
     "IAF": Entry("cgm_models.flows", "autoregressive gates of the noise: samples in one pass"),
+    "JointEnergyModel": Entry("cgm_models.ebm", "the logits of a classifier as energies of points and classes"),
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
     "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),

@@ -34,8 +34,11 @@ def exact_sample(n, mean, covariance, seed=0):
 
 @pytest.mark.parametrize("n_steps", [1, 4])
 def test_the_expected_gradient_of_contrastive_divergence(n_steps):
-    """From data N(m, v) the chain has after k steps mean μ + ρ(m − μ) and variance ρ²v + (1 − ρ²) v_ULA, ρ = (1 − γ/s²)^k,
-    v_ULA = s² / (1 − γ/2s²). With f = ½ L²(x − μ)², s² = 1/L², the gradient follows from the moments of both."""
+    """From data N(m, v) the chain has after k steps mean μ + ρ(m − μ) and variance ρ²v + (1 − ρ²) v_ULA.
+
+    Here ρ = (1 − γ/s²)ᵏ and v_ULA = s² / (1 − γ/2s²). With f = ½ L²(x − μ)², s² = 1/L², the gradient of the loss
+    follows from the moments of data and chain.
+    """
     gamma, variance, data_mean, data_variance = 0.15, 0.7, 0.4, 1.6
     torch.manual_seed(n_steps)
     model = quadratic([[1 / variance]], objective="cd", n_steps=n_steps, step_size=gamma)

@@ -2,7 +2,18 @@
 
 from .annealing import LogPartition, log_partition
 from .composition import Energy, mixture
+from .joint import JointEnergyModel
 from .likelihood import Likelihood
+from .maximum_entropy import MaximumEntropyModel
 from .model import EnergyModel
 
-__all__ = ["Energy", "EnergyModel", "Likelihood", "LogPartition", "log_partition", "mixture"]
+__all__ = [
+    "Energy",
+    "EnergyModel",
+    "JointEnergyModel",
+    "Likelihood",
+    "LogPartition",
+    "MaximumEntropyModel",
+    "log_partition",
+    "mixture",
+]

@@ -33,7 +33,7 @@ class EnergyModel(Composable, GenerativeModel):
     Inside, points are u = (x − location) / scale, with the mean and the scale of the first batch, one number each for
     all pixels of an image. There the energy is the network plus, with a ``reference_scale`` of s, |u|²/2s²: a Gaussian
     that keeps it normalisable whatever the network does. Chains move there, x ← x − γ∇f(x) + √(2γ)z, and N(0, I) is
-    where they begin. ``step_size``, ``data_noise`` and ``score_noise`` are in these units, ``clamp`` in the data's.
+    where they begin. ``step_size``, ``input_noise`` and ``score_noise`` are in these units, ``clamp`` in the data's.
 
     The objectives: maximum likelihood, θ moving down the gradient of mean f(data) − mean f(chains), with chains from a
     replay buffer ("pcd", persistent contrastive divergence), from the data ("cd") or from noise ("short_run");
@@ -60,7 +60,7 @@ class EnergyModel(Composable, GenerativeModel):
         max_grad_norm: the largest norm of a chain's gradient, longer ones are shortened to it.
         buffer_size: chains in the replay buffer; it is saved with the model, which samples from it.
         restart_probability: α, of a chain to begin at N(0, I) rather than where the buffer has it.
-        data_noise: standard deviation of the noise put on the data in training.
+        input_noise: standard deviation of the noise put on the data in training.
         energy_penalty: weight of the mean squared energy of data and chains, which keeps energies near 0.
         max_energy_gap: the training stops where mean f(data) and mean f(chains) lie further apart.
         score_noise: σ of 'dsm'.
@@ -95,7 +95,7 @@ class EnergyModel(Composable, GenerativeModel):
         max_grad_norm: float | None = None,
         buffer_size: int = 4096,
         restart_probability: float = 0.05,
-        data_noise: float = 0.0,
+        input_noise: float = 0.0,
         energy_penalty: float = 0.0,
         max_energy_gap: float = 1000.0,
         score_noise: float = 0.1,
@@ -112,7 +112,7 @@ class EnergyModel(Composable, GenerativeModel):
         if self.clamp is not None and standardize and len(self.event_shape) != 3:
             raise ValueError("clamp is one range for all dimensions: of vectors it needs standardize=False")
         self.standardize, self.reference_scale, self.sample_steps = standardize, reference_scale, sample_steps
-        self.objective, self.restart_probability, self.data_noise = objective, restart_probability, data_noise
+        self.objective, self.restart_probability, self.input_noise = objective, restart_probability, input_noise
         self.energy_penalty, self.max_energy_gap = energy_penalty, max_energy_gap
         self.score_noise, self.n_slices, self.noise_ratio = score_noise, n_slices, noise_ratio
         self._chains = ChainOptions(n_steps, step_size, sampler, temperature, None, max_grad_norm)
@@ -155,7 +155,7 @@ class EnergyModel(Composable, GenerativeModel):
             return held_out_loss(self, u, rows)
         wanted = torch.is_grad_enabled()
         with torch.enable_grad(), parametrize.cached():
-            noisy = u + self.data_noise * torch.randn_like(u) if self.data_noise and self.training else u
+            noisy = u + self.input_noise * torch.randn_like(u) if self.input_noise and self.training else u
             loss = OBJECTIVES[self.objective](self, noisy, rows)
         return loss if wanted else loss.detach()
 
@@ -179,7 +179,8 @@ class EnergyModel(Composable, GenerativeModel):
         rows = self.rows(context, n)
         steps = self.sample_steps if n_steps is None else n_steps
         check_whole("n_steps", steps, 0)
-        u = self.buffer.sample(n, rows, generator, from_noise=start == "noise")
+        known = rows if self.buffer.contexts.shape[1] else None
+        u = self.buffer.sample(n, known, generator, from_noise=start == "noise")
         with parametrize.cached():
             options = self.chains._replace(n_steps=steps)
             return self.location + self.scale * run_chains(self.chain_energy(rows), u, options, generator)
@@ -247,13 +248,13 @@ class EnergyModel(Composable, GenerativeModel):
         if not self.check_finite:
             return torch.where(bad, torch.nan, gap)
         if bad:
-            value = gap.item()
-            where = "above those of" if value > 0 else "below those of"
-            what = f"the energies of the data lie {abs(value):.4g} {where} the chains, beyond max_energy_gap"
-            what = what if math.isfinite(value) else "the energies of the chains are not finite"
+            value, limit = gap.item(), self.max_energy_gap
+            side = "above" if value > 0 else "below"
+            what = f"the energies of the data lie {abs(value):.4g} {side} those of the chains, beyond max_energy_gap"
+            what = f"{what}, {limit:g}" if math.isfinite(value) else "the energies of the chains are not finite"
             raise FloatingPointError(
-                f"{what}: the chains lost the energy; lower lr or step_size, set energy_penalty, "
-                "trainer.clip_norm, max_grad_norm or spectral_norm"
+                f"{what}: the chains lost the energy; lower lr or step_size, set energy_penalty, trainer.clip_norm, "
+                "max_grad_norm or spectral_norm"
             )
         return gap
 

@@ -14,7 +14,7 @@ from ..model import class_labels
 _WHOLE = {"n_steps": 1, "buffer_size": 1, "n_slices": 1, "noise_ratio": 1, "sample_steps": 0}
 _POSITIVE = ("step_size", "temperature", "max_energy_gap", "score_noise")
 _POSITIVE_OR_NONE = ("spectral_norm", "reference_scale", "max_grad_norm")
-_NOT_NEGATIVE = ("data_noise", "energy_penalty")
+_NOT_NEGATIVE = ("input_noise", "energy_penalty")
 
 
 def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
