@@ -76,9 +76,22 @@ def draw_key_tensor(generator: torch.Generator | None = None) -> Tensor:
             f"got one on {generator.device}"
         )
     key = torch.empty((), dtype=torch.int64)
-    if torch.compiler.is_compiling():  # which traces no random_
-        return torch.ops.aten.random(key, -(2**63), None, generator=generator)
+    if torch.compiler.is_compiling():
+        if generator is not None:
+            raise ValueError("generator must be None in a compiled function: give it a state that was made outside")
+        torch.ops.cgm_kernels.fill_key(key)
+        return key
     return key.random_(-(2**63), None, generator=generator)
+
+
+# What a traced graph calls: random_ over the whole range of int64 can be neither traced nor written as code.
+torch.library.define("cgm_kernels::fill_key", "(Tensor(a!) key) -> ()", tags=(torch.Tag.nondeterministic_seeded,))
+torch.library.register_fake("cgm_kernels::fill_key", lambda key: None)
+
+
+@torch.library.impl("cgm_kernels::fill_key", "CPU")
+def _fill_key(key: Tensor) -> None:
+    key.random_(-(2**63), None)
 
 
 def uniform(

@@ -5,6 +5,7 @@
 
 #include "common/levels.h"
 #include "coupling/coupling.h"
+#include "langevin/langevin.h"
 #include "sliced_ot/sliced_ot.h"
 
 #ifndef CGM_TORCH_VERSION
@@ -50,6 +51,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
   m.def("affine_coupling_mlp", &cgm::coupling::affine_coupling_mlp, no_gil);
   m.def("affine_event", &cgm::coupling::affine_event, no_gil);
+  m.def("langevin_accept", &cgm::langevin::accept, no_gil);
+  m.def("langevin_normal", &cgm::langevin::normal, no_gil);
+  m.def("langevin_step", &cgm::langevin::step, no_gil);
   m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);
   m.def("wasserstein_1d", &cgm::sliced_ot::wasserstein_1d, no_gil);
 }

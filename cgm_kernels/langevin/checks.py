@@ -66,8 +66,8 @@ def bounds(clamp: Sequence[float] | None) -> tuple[float, float]:
     if isinstance(clamp, (str, Tensor)) or not isinstance(clamp, Sequence) or len(clamp) != 2:
         raise TypeError(f"clamp must be a pair of numbers (low, high) or None: got {clamp!r}")
     for end in clamp:
-        if isinstance(end, bool) or not isinstance(end, numbers.Real):
-            raise TypeError(f"clamp must be a pair of numbers (low, high): got {clamp!r}")
+        if not isinstance(end, numbers.Real):
+            raise TypeError(f"clamp must be a pair of numbers (low, high) or None: got {clamp!r}")
     low, high = float(clamp[0]), float(clamp[1])
     if not low <= high:
         raise ValueError(f"clamp must have low <= high: got {clamp!r}")
@@ -78,7 +78,9 @@ def norm_bound(value: float | None) -> float:
     """A positive number; infinite where there is none."""
     if value is None:
         return math.inf
-    if not number("max_grad_norm", value) > 0:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"max_grad_norm must be a number or None: got {type(value).__name__}")
+    if not value > 0:
         raise ValueError(f"max_grad_norm must be positive: got {value}")
     return float(value)
 

@@ -17,6 +17,7 @@ forward mode.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,8 @@ from . import (
 from . import state as states
 
 __all__ = ["langevin_step", "mala_accept", "normal"]
+
+_UNBOUNDED = (-math.inf, math.inf)
 
 
 def langevin_step(
@@ -71,6 +74,32 @@ def langevin_step(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
+    if _fast(x):
+        sizes, size = (step_size, 0.0) if isinstance(step_size, Tensor) else (None, step_size)
+        kts, kt = (temperature, 0.0) if isinstance(temperature, Tensor) else (None, temperature)
+        try:
+            low, high = _UNBOUNDED if clamp is None else clamp
+            bound = math.inf if max_grad_norm is None else max_grad_norm
+            if bool not in (type(size), type(kt), type(bound)):
+                done = _C.langevin_step(x, grad, sizes, size, kts, kt, bound, low, high, generator, state, out)
+                if done is not None:
+                    return done
+        except (TypeError, ValueError):  # an argument of a wrong type: said better below
+            pass
+    return _checked_step(x, grad, step_size, temperature, clamp, max_grad_norm, generator, state, out)
+
+
+def _checked_step(
+    x: Tensor,
+    grad: Tensor,
+    step_size: Tensor | float,
+    temperature: Tensor | float,
+    clamp: tuple[float, float] | None,
+    max_grad_norm: float | None,
+    generator: Generator | None,
+    state: Tensor | None,
+    out: Tensor | None,
+) -> Tensor:
     promoted = checks.together(x=x, grad=grad)
     dtype = checks.computed_in(promoted)
     h = checks.per_chain("step_size", step_size, x, dtype)
@@ -79,7 +108,7 @@ def langevin_step(
     states.check_source(generator, state, "x", x.device)
     if out is not None:
         checks.out(out, x, promoted)
-    backend = _backend(x.device.type)
+    backend = backends.select(x.device.type)
     if _differentiated(x, grad, h, kt):
         if out is not None:
             raise ValueError("out must be None where a gradient is wanted: detach the inputs or use torch.no_grad()")
@@ -124,8 +153,15 @@ def normal(
         place = state.device if isinstance(state, Tensor) else torch.get_default_device()
     else:
         place = torch.empty(0, device=device).device  # "cuda" names the current device
-    states.check_source(generator, state, "device", place)
-    return _normal(sizes, dtype, place, _backend(place.type), generator, state)
+    states.check_source(generator, state, "the result", place)
+    if not torch.compiler.is_compiling() and backends.select(place.type) == "native":
+        try:
+            found = _C.langevin_normal(sizes, generator, state, dtype, place)
+        except TypeError:  # an argument of a wrong type: said better below
+            found = None
+        if found is not None:
+            return found
+    return _normal(sizes, dtype, place, backends.select(place.type), generator, state)
 
 
 def mala_accept(
@@ -153,10 +189,17 @@ def mala_accept(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device or shape.
     """
+    if _fast(x):
+        try:
+            done = _C.langevin_accept(x, proposal, log_ratio, generator, state)
+        except TypeError:  # an argument of a wrong type: said better below
+            done = None
+        if done is not None:
+            return done
     promoted = checks.together(x=x, proposal=proposal)
     checks.log_ratio(log_ratio, x)
     states.check_source(generator, state, "x", x.device)
-    backend = _backend(x.device.type)
+    backend = backends.select(x.device.type)
     ratio = log_ratio.detach().double()
     old, new = x.to(promoted), proposal.to(promoted)
     if backend == "reference":
@@ -171,10 +214,9 @@ def mala_accept(
     return chosen.to(promoted), accepted
 
 
-def _backend(device_type: str) -> str:
-    """The backend that runs; an extension of before these kernels has none of them."""
-    backend = backends.select(device_type)
-    return "reference" if backend == "native" and not hasattr(_C, "langevin_step") else backend
+def _fast(x: Tensor) -> bool:
+    """Whether C++ may try: it looks at the arguments again, and hands back what is wrong or needs the dispatcher."""
+    return isinstance(x, Tensor) and not torch.compiler.is_compiling() and backends.select(x.device.type) == "native"
 
 
 def _normal(

@@ -57,7 +57,8 @@ def project(grad: Tensor, max_norm: float) -> Tensor:
     largest = torch.where(largest == 0, torch.ones_like(largest), largest)
     relative = torch.linalg.vector_norm(flat / largest, dim=dims, keepdim=True)
     exceeds = ~(relative * largest <= max_norm)
-    scale = (max_norm / largest) / torch.where(exceeds, relative, torch.ones_like(relative))
+    # A tensor over a tensor: PyTorch takes a number over one as a product with the reciprocal, which may overflow.
+    scale = (torch.full_like(largest, max_norm) / largest) / torch.where(exceeds, relative, torch.ones_like(relative))
     finite = relative.detach().isfinite() & largest.isfinite()
     scale = torch.where(finite, torch.where(exceeds, scale, torch.ones_like(scale)), torch.full_like(scale, torch.nan))
     return (flat * scale).reshape(grad.shape)
@@ -77,4 +78,4 @@ def mala_accept(x: Tensor, proposal: Tensor, log_ratio: Tensor, state: Tensor) -
 
 def choose(accepted: Tensor, x: Tensor, proposal: Tensor) -> Tensor:
     """The proposal for the chains that are accepted, x for the others."""
-    return torch.where(accepted.reshape(*accepted.shape, *[1] * (x.dim() - accepted.dim())), proposal, x)
+    return torch.where(accepted.reshape((*accepted.shape, *[1] * (x.dim() - accepted.dim()))), proposal, x)
