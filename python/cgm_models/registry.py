@@ -18,12 +18,15 @@ class Entry(NamedTuple):
 
 
 _SHIPPED = {
-    "EnergyModel": Entry("cgm_models.ebm", "a network as the energy of the data, trained and sampled by Langevin chains"),
+    "EnergyModel": Entry("cgm_models.ebm", "a network as the energy of the data, its samples Langevin chains"),
     "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
     "IAF": Entry("cgm_models.flows", "autoregressive gates of the noise: samples in one pass"),
     "JointEnergyModel": Entry("cgm_models.ebm", "the logits of a classifier as energies of points and classes"),
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
     "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
+    "MaximumEntropyModel": Entry(
+        "cgm_models.ebm", "the law closest to noise that has the statistics of one example: a texture, a pattern of points"
+    ),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
     "NeuralSlicedWassersteinFlow": Entry(
         "cgm_models.transport", "a network that learns where the sliced-Wasserstein flow carries points, at any time"

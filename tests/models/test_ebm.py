@@ -141,7 +141,7 @@ def test_a_divergence_stops_the_training_and_says_why(tmp_path):
 def test_a_divergence_that_may_not_be_read_is_a_loss_of_nan():
     torch.manual_seed(0)
     model = EnergyModel(dim=2, max_energy_gap=1e-6, **SMALL)
-    with pytest.raises(FloatingPointError, match="the energies of the data lie .* the chains"):
+    with pytest.raises(FloatingPointError, match=r"the energies of the data lie .* the chains"):
         model.loss(points(20))
     model.check_finite = False
     assert model.loss(points(20)).isnan()
@@ -266,7 +266,7 @@ def test_errors_of_the_points():
     model, conditional = EnergyModel(dim=2), EnergyModel(dim=2, context_dim=3)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 2\): got \(4, 3\)"):
         model.energy(torch.zeros(4, 3))
-    with pytest.raises(TypeError, match="x must be a floating-point Tensor: got torch.int64"):
+    with pytest.raises(TypeError, match="x must be a floating-point Tensor"):
         model.energy(torch.zeros(4, 2, dtype=torch.int64))
     with pytest.raises(ValueError, match="this model has no context"):
         model.energy(torch.zeros(4, 2), torch.zeros(4, 1))

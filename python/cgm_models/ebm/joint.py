@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
@@ -18,8 +17,8 @@ class JointEnergyModel(EnergyModel):
     """``p(x, y) ∝ exp(l(x)[y])`` for classes y = 0, ..., K − 1, l the logits of a classifier.
 
     The energy of a point is −log Σ_y exp l(x)[y] without a class, −l(x)[y] with one, the reference of
-    :class:`EnergyModel` added to both, and p(y | x) is the softmax of the logits: log p(x, y) = log p(x) + log p(y | x).
-    The loss is an objective of :class:`EnergyModel` for p(x) plus ``class_weight`` times the cross entropy of the
+    :class:`EnergyModel` added to both, and p(y | x) is the softmax of the logits:
+    log p(x, y) = log p(x) + log p(y | x). The loss is an objective of :class:`EnergyModel` for p(x) plus ``class_weight`` times the cross entropy of the
     labels. ``sample`` with labels moves chains on the energies of these classes, without labels on the energy of a
     point; the chains of the training have no class.
 
