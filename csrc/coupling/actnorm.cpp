@@ -16,6 +16,7 @@
 #include "common/double_backward.h"
 #include "common/fast_path.h"
 #include "common/large_output.h"
+#include "common/registered.h"
 #include "coupling/kernels.h"
 
 namespace cgm::coupling {
@@ -98,32 +99,39 @@ class Actnorm : public torch::autograd::Function<Actnorm> {
     const ActnormOptions options{integers[0], integers[1], integers[2] != 0, numbers[0], numbers[1], numbers[2]};
     variable_list result(4);
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    TORCH_CHECK(plain_eager(grads[0], grads[1]),
-                "batched or traced gradients do not pass the fused actnorm; use cgm_kernels.use_backend('reference')");
     {
       at::NoGradGuard no_grad;
-      fill(result, grads, saved, options);
+      if (plain_eager(grads[0], grads[1])) {
+        fill(result, grads, saved, options, &channel_backward, &affine_backward);
+      } else {
+        static const auto by_channel = registered<decltype(channel_backward)>("cgm_native::channel_backward");
+        static const auto by_element = registered<decltype(affine_backward)>("cgm_native::affine_backward");
+        fill(result, grads, saved, options, by_channel, by_element);
+      }
     }
     return final_gradients(std::move(result), {saved[0], saved[1], saved[2], grads[0], grads[1]});
   }
 
  private:
+  // `by_channel` is channel_backward and `by_element` affine_backward, called directly or as registered operators.
+  template <typename ByChannel, typename ByElement>
   static void fill(variable_list& result, const variable_list& grads, const variable_list& saved,
-                   const ActnormOptions& options) {
+                   const ActnormOptions& options, const ByChannel& by_channel, const ByElement& by_element) {
     const auto &x = saved[0], &log_scale = saved[1], &shift = saved[2], &multiplier = saved[3];
     const Sizes sizes = sizes_of(x, options.channel);
     OptionalTensor by_multiplier, by_log_det;
     if (grads[0].defined()) {
-      auto [by_x, by_m, by_shift] = channel_backward(grads[0].reshape(sizes.points), x.reshape(sizes.points),
-                                                     multiplier.view(-1), shift.reshape(-1), options.inverse);
+      auto [by_x, by_m, by_shift] = by_channel(grads[0].reshape(sizes.points), x.reshape(sizes.points),
+                                               multiplier.view(-1), shift.reshape(-1), options.inverse);
       result[0] = by_x.view(x.sizes()), result[2] = by_shift.view(shift.sizes());
       by_multiplier = by_m.view({1, -1});
     }
     if (grads[1].defined()) by_log_det = grads[1].sum().mul(static_cast<double>(sizes.elements)).view({1});
     const auto s = row(log_scale);
     const auto kept = options.inverse ? multiplier : at::ones(s.sizes(), s.options());
-    auto gradients = affine_backward(by_multiplier, by_log_det, kept, s, std::nullopt, options.kind, options.bound,
-                                     options.offset, options.eps, 1, options.inverse, false, true, false);
+    const OptionalTensor no_shift;
+    auto gradients = by_element(by_multiplier, by_log_det, kept, s, no_shift, options.kind, options.bound,
+                                options.offset, options.eps, int64_t{1}, options.inverse, false, true, false);
     result[1] = std::get<1>(gradients).view(log_scale.sizes());
   }
 };

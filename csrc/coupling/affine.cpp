@@ -43,18 +43,13 @@ Scale scale_of(int64_t kind, double bound, double offset, double eps) {
   return {static_cast<ScaleKind>(kind), bound, offset, eps};
 }
 
-// The transformed channels of (B, C, inner) events and their parameters, in elements of a row.
+// The transformed channels of (B, C, inner) events, in elements of a row.
 struct EventPlace {
   int64_t inner = 1, first = 0, cols = 0, step = 1, length = 0;
-  int64_t scale_at = 0, shift_at = 0, parameter_step = 1;
 
-  EventPlace(const at::Tensor& x, int64_t start, int64_t count, int64_t channel_step, int64_t order) {
+  EventPlace(const at::Tensor& x, int64_t start, int64_t count, int64_t channel_step) {
     for (int64_t d = 2; d < x.dim(); ++d) inner *= x.size(d);
     first = start * inner, cols = count * inner, step = channel_step, length = x.size(1) * inner;
-    const bool interleaved = order >= 2, shift_first = order % 2 == 1;
-    const int64_t second = interleaved ? 1 : cols;
-    (shift_first ? scale_at : shift_at) = second;
-    parameter_step = interleaved ? 2 : 1;
   }
 
   // With a step the whole row is copied before the transformed elements are written.
@@ -124,7 +119,8 @@ ThreeTensors affine_backward(const OptionalTensor& grad_y, const OptionalTensor&
 TwoTensors affine_event_forward(const at::Tensor& x, const at::Tensor& parameters, const OptionalTensor& log_det,
                                 int64_t start, int64_t count, int64_t step, int64_t order, int64_t kind, double bound,
                                 double offset, double eps, bool inverse) {
-  const EventPlace place(x, start, count, step, order);
+  const EventPlace place(x, start, count, step);
+  const ParameterPlace at(order, place.cols);
   auto y = empty_output(x.sizes(), x.options());
   auto total = at::empty({x.size(0)}, log_det_options(x));
   const auto in = whole_events(x), given = whole_events(parameters);
@@ -135,8 +131,8 @@ TwoTensors affine_event_forward(const at::Tensor& x, const at::Tensor& parameter
     problem.rows = x.size(0), problem.cols = place.cols;
     problem.scale = scale_of(kind, bound, offset, eps), problem.inverse = inverse;
     problem.x = matrix<scalar_t>(in, place.first, place.step);
-    problem.log_scale = matrix<scalar_t>(given, place.scale_at, place.parameter_step);
-    problem.shift = matrix<scalar_t>(given, place.shift_at, place.parameter_step);
+    problem.log_scale = matrix<scalar_t>(given, at.scale_at, at.step);
+    problem.shift = matrix<scalar_t>(given, at.shift_at, at.step);
     problem.y = matrix_out<scalar_t>(y, place.length, place.first, place.step);
     problem.passing = place.passing<scalar_t>(in, y);
     if (log_det) {
@@ -153,7 +149,8 @@ TwoTensors affine_event_backward(const OptionalTensor& grad_y, const OptionalTen
                                  const at::Tensor& kept, const at::Tensor& parameters, int64_t start, int64_t count,
                                  int64_t step, int64_t order, int64_t kind, double bound, double offset, double eps,
                                  bool inverse) {
-  const EventPlace place(kept, start, count, step, order);
+  const EventPlace place(kept, start, count, step);
+  const ParameterPlace at(order, place.cols);
   auto grad_x = empty_output(kept.sizes(), kept.options());
   auto grad_parameters = empty_output(parameters.sizes(), parameters.options());
   const auto in = whole_events(kept), given = whole_events(parameters);
@@ -171,12 +168,12 @@ TwoTensors affine_event_backward(const OptionalTensor& grad_y, const OptionalTen
       problem.grad_log_det_step = grad_log_det->stride(0);
     }
     problem.kept = matrix<scalar_t>(in, place.first, place.step);
-    problem.log_scale = matrix<scalar_t>(given, place.scale_at, place.parameter_step);
-    problem.shift = matrix<scalar_t>(given, place.shift_at, place.parameter_step);
+    problem.log_scale = matrix<scalar_t>(given, at.scale_at, at.step);
+    problem.shift = matrix<scalar_t>(given, at.shift_at, at.step);
     problem.grad_x = matrix_out<scalar_t>(grad_x, place.length, place.first, place.step);
-    const int64_t width = 2 * place.cols, by = place.parameter_step;
-    problem.grad_log_scale = matrix_out<scalar_t>(grad_parameters, width, place.scale_at, by);
-    problem.grad_shift = matrix_out<scalar_t>(grad_parameters, width, place.shift_at, by);
+    const int64_t width = 2 * place.cols;
+    problem.grad_log_scale = matrix_out<scalar_t>(grad_parameters, width, at.scale_at, at.step);
+    problem.grad_shift = matrix_out<scalar_t>(grad_parameters, width, at.shift_at, at.step);
     problem.passing = place.passing<scalar_t>(grad, grad_x);
     run(problem, kept);
   });

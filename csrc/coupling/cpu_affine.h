@@ -2,32 +2,8 @@
 //
 // A tile is a part of one long row, or several whole short rows. What is not contiguous in it is gathered into a buffer
 // first, and the log σ of its elements go to a buffer that stays in the first-level cache, from which rows are summed.
+#include "common/baseline_math.h"
 #include "common/simd_math.h"
-
-#if defined(CGM_LEVEL_BASELINE)
-namespace cgm::coupling {
-// For formula.h, which is compiled once: these functions have no instruction of their own and take the level of the
-// loop into which they are inlined.
-struct Math {
-  template <typename scalar_t>
-  CGM_HOST_DEVICE static scalar_t exp(scalar_t x) {
-    return ::cgm::baseline::math::exp(x);
-  }
-  template <typename scalar_t>
-  CGM_HOST_DEVICE static scalar_t log(scalar_t x) {
-    return ::cgm::baseline::math::log(x);
-  }
-  template <typename scalar_t>
-  CGM_HOST_DEVICE static scalar_t log1p(scalar_t x) {
-    return ::cgm::baseline::math::log1p(x);
-  }
-  template <typename scalar_t>
-  CGM_HOST_DEVICE static scalar_t tanh(scalar_t x) {
-    return ::cgm::baseline::math::tanh(x);
-  }
-};
-}  // namespace cgm::coupling
-#endif
 
 namespace cgm::coupling {
 namespace CGM_LEVEL {
@@ -129,7 +105,7 @@ static void map_tile(int64_t n, const scalar_t* x, const scalar_t* s, const scal
                      const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const Mapped<scalar_t> mapped = map<kind, inverse, Math>(x[i], s[i], t[i], scale);
+    const Mapped<scalar_t> mapped = map<kind, inverse, BaselineMath>(x[i], s[i], t[i], scale);
     y[i] = mapped.value;
     log_det[i] = mapped.log_det;
   }
@@ -182,8 +158,8 @@ static void map_tile_backward(int64_t n, const scalar_t* grad, const scalar_t* g
                               scalar_t* grad_t, const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const auto found = map_backward<kind, inverse, Math>(grad[i], grad_log_det[i], kept[i], s[i],
-                                                         kind == ScaleKind::gate ? t[i] : scalar_t(0), scale);
+    const auto found = map_backward<kind, inverse, BaselineMath>(grad[i], grad_log_det[i], kept[i], s[i],
+                                                                 kind == ScaleKind::gate ? t[i] : scalar_t(0), scale);
     grad_x[i] = found.x;
     grad_s[i] = found.s;
     grad_t[i] = found.t;

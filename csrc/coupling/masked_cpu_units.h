@@ -1,34 +1,8 @@
 // The arithmetic of masked networks at one SIMD level (see foreach_level.h): sums over columns, activations, and the
 // solution of a dimension. The rows of a tile lie across the lanes: each unit is masked_lanes contiguous numbers.
 
+#include "common/baseline_math.h"
 #include "common/simd_math.h"
-
-#if defined(CGM_LEVEL_BASELINE)
-namespace cgm::coupling {
-// For the formulas, which are compiled once: these functions have no instruction of their own and take the level of the
-// loop into which they are inlined.
-struct MaskedMath {
-  template <typename Real>
-  CGM_HOST_DEVICE static Real exp(Real x) {
-    return ::cgm::baseline::math::exp(x);
-  }
-  template <typename Real>
-  CGM_HOST_DEVICE static Real log(Real x) {
-    return ::cgm::baseline::math::log(x);
-  }
-  template <typename Real>
-  CGM_HOST_DEVICE static Real log1p(Real x) {
-    return ::cgm::baseline::math::log1p(x);
-  }
-  template <typename Real>
-  CGM_HOST_DEVICE static Real tanh(Real x) {
-    return ::cgm::baseline::math::tanh(x);
-  }
-  CGM_HOST_DEVICE static float erf(float x) { return __builtin_erff(x); }
-  CGM_HOST_DEVICE static double erf(double x) { return __builtin_erf(x); }
-};
-}  // namespace cgm::coupling
-#endif
 
 namespace cgm {
 namespace coupling {
@@ -118,7 +92,7 @@ static inline void masked_accumulate(const Real* weights, int64_t stride, int64_
 template <Activation kind, typename Real>
 static inline void masked_activate_all(const Real* sums, Real* values, int64_t count) {
 #pragma omp simd
-  for (int64_t i = 0; i < count; ++i) values[i] = activate<kind, MaskedMath>(sums[i]);
+  for (int64_t i = 0; i < count; ++i) values[i] = activate<kind, BaselineMath>(sums[i]);
 }
 
 template <typename Real>
@@ -148,7 +122,7 @@ static inline void masked_solve_all(const Real* outputs, const Real* y, const Sc
   constexpr int lanes = masked_lanes<Real>;
 #pragma omp simd
   for (int i = 0; i < lanes; ++i) {
-    const Mapped<Real> mapped = map<kind, inverse, MaskedMath>(y[i], outputs[i], outputs[lanes + i], scale);
+    const Mapped<Real> mapped = map<kind, inverse, BaselineMath>(y[i], outputs[i], outputs[lanes + i], scale);
     x[i] = mapped.value;
     const Real part = mapped.log_det - lost[i], sum = log_det[i] + part;
     lost[i] = (sum - log_det[i]) - part;

@@ -12,6 +12,7 @@
 #include "common/large_output.h"
 #include "coupling/kernels.h"
 #include "coupling/tile_products.h"
+#include "coupling/views.h"
 
 namespace cgm::coupling {
 namespace {
@@ -44,17 +45,6 @@ Parallel serial() {
 struct BelowAutograd {
   at::NoGradGuard no_grad;
   at::AutoDispatchBelowADInplaceOrView below;
-};
-
-// Where the parameters of the transformed features lie in a row of the network's result.
-struct ParameterPlace {
-  int64_t scale_at = 0, shift_at = 0, step = 1;
-
-  explicit ParameterPlace(const MlpOptions& options) {
-    const bool interleaved = options.order >= 2;
-    (options.order % 2 == 1 ? scale_at : shift_at) = interleaved ? 1 : options.count;
-    step = interleaved ? 2 : 1;
-  }
 };
 
 template <typename scalar_t>
@@ -116,7 +106,7 @@ class Forward {
 
   void couple(int64_t row, int64_t rows, const at::Tensor& parameters) const {
     const int64_t length = x_.size(1), width = parameters.stride(0);
-    const ParameterPlace at(options_);
+    const ParameterPlace at(options_.order, options_.count);
     const auto* from = x_.template const_data_ptr<scalar_t>() + row * x_.stride(0);
     auto* to = result_.y.template mutable_data_ptr<scalar_t>() + row * length;
     const auto* given = parameters.template const_data_ptr<scalar_t>();
@@ -186,7 +176,7 @@ class Backward {
 
   void couple(int64_t row, int64_t rows, const at::Tensor& grad_parameters) const {
     const int64_t length = kept_.size(1), width = grad_parameters.size(1), start = options_.start;
-    const ParameterPlace at(options_);
+    const ParameterPlace at(options_.order, options_.count);
     const auto* given = forward_.parameters.template const_data_ptr<scalar_t>() + row * width;
     const auto* grad_y = grad_y_.template const_data_ptr<scalar_t>() + row * grad_y_.stride(0);
     auto* grad_x = result_.grad_x.template mutable_data_ptr<scalar_t>() + row * length;

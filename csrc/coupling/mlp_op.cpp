@@ -1,6 +1,7 @@
 // Eager autograd of the whole coupling layer; everything but plain eager calls is composed of its parts in Python.
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/where.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/matmul.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 
 #include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/registered.h"
 #include "coupling/mlp.h"
 
 namespace cgm::coupling {
@@ -18,6 +20,32 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at once are as good
+
+// mlp_backward in operators that the dispatcher knows, for batched and traced gradients.
+MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
+                              const MlpForward& forward, at::TensorList layers, const MlpOptions& options) {
+  const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
+  static const auto couple = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
+  const auto& scale = options.scale;
+  auto [grad_x, grad] = couple(optional(grad_y), optional(grad_log_det), kept, forward.parameters, options.start,
+                               options.count, int64_t{1}, options.order, static_cast<int64_t>(scale.kind), scale.bound,
+                               scale.offset, scale.eps, options.inverse);
+  MlpBackward result;
+  result.grad_layers.resize(layers.size());
+  for (size_t l = layers.size() / 2; l-- > 0;) {
+    if (2 * l + 2 < layers.size()) {
+      const auto& h = forward.hidden[l];
+      grad = grad * (options.activation == TileActivation::relu ? h.gt(0).to(h.scalar_type()) : 1 - h * h);
+    }
+    const auto input = l == 0 ? kept.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
+    result.grad_layers[2 * l] = grad.t().matmul(input), result.grad_layers[2 * l + 1] = grad.sum(0);
+    if (l == 0) result.grad_conditioning = grad;
+    grad = grad.matmul(layers[2 * l]);
+  }
+  const int64_t behind = kept.size(1) - options.input_start - options.input_count;
+  result.grad_x = grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
+  return result;
+}
 
 class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
  public:
@@ -59,16 +87,15 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     const auto n_layers = static_cast<size_t>(integers[10]);
     variable_list result(4 + n_layers);
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    TORCH_CHECK(plain_eager(grads[0], grads[1]),
-                "batched or traced gradients do not pass the fused coupling layer; use "
-                "cgm_kernels.use_backend('reference')");
     {
       at::NoGradGuard no_grad;
       MlpForward forward;
       forward.parameters = saved[1];
       forward.hidden.assign(saved.begin() + 2, saved.end() - n_layers);
       const variable_list layers(saved.end() - n_layers, saved.end());
-      auto found = mlp_backward(grads[0], grads[1], saved[0], forward, layers, options, integers[9] != 0);
+      const bool plain = plain_eager(grads[0], grads[1]);
+      auto found = plain ? mlp_backward(grads[0], grads[1], saved[0], forward, layers, options, integers[9] != 0)
+                         : composed_backward(grads[0], grads[1], saved[0], forward, layers, options);
       result[0] = found.grad_x;
       if (integers[8] != 0) result[1] = grads[1];
       if (integers[9] != 0) result[2] = found.grad_conditioning;

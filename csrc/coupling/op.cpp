@@ -10,6 +10,7 @@
 
 #include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/registered.h"
 #include "coupling/actnorm.h"
 #include "coupling/coupling.h"
 #include "coupling/formula.h"
@@ -53,13 +54,6 @@ void keep_options(AutogradContext* ctx, const Options& options) {
       std::vector<int64_t>{options.kind,  options.inverse, options.event_dims, options.start,
                            options.count, options.step,    options.order,      options.running};
   ctx->saved_data["numbers"] = std::vector<double>{options.bound, options.offset, options.eps};
-}
-
-// An operator as the dispatcher sees it: a backward may meet batched or traced gradients (is_grads_batched, make_fx).
-template <typename Signature>
-auto registered(const char* name) {
-  return [handle = c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>()](
-             const auto&... arguments) { return handle.call(arguments...); };
 }
 
 bool is_gate(const Options& options) { return static_cast<ScaleKind>(options.kind) == ScaleKind::gate; }

@@ -56,4 +56,13 @@ Matrix<scalar_t> matrix_out(const at::Tensor& dense, int64_t row, int64_t first 
   return {reinterpret_cast<scalar_t*>(dense.mutable_data_ptr()) + first, row, step};
 }
 
+// Where the `cols` log-scales and shifts of a row lie in its parameters; `order` as in layout.py.
+struct ParameterPlace {
+  int64_t scale_at = 0, shift_at = 0, step = 1;
+
+  ParameterPlace(int64_t order, int64_t cols) : step(order >= 2 ? 2 : 1) {
+    (order % 2 == 1 ? scale_at : shift_at) = step == 2 ? 1 : cols;
+  }
+};
+
 }  // namespace cgm::coupling
