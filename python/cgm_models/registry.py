@@ -25,7 +25,7 @@ _SHIPPED = {
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
     "MAF": Entry("cgm_models.flows", "autoregressive affine layers: densities in one pass"),
     "MaximumEntropyModel": Entry(
-        "cgm_models.ebm", "the law closest to noise that has the statistics of one example: a texture, a pattern of points"
+        "cgm_models.ebm", "the law closest to noise with the statistics of one example, as of a texture"
     ),
     "NICE": Entry("cgm_models.flows", "additive couplings, which keep volumes, under one diagonal scaling"),
     "NeuralSlicedWassersteinFlow": Entry(
