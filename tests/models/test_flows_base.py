@@ -1,6 +1,9 @@
 """Base distributions, dequantisation and bits per dimension."""
 
+import copy
+import io
 import math
+import pickle
 
 import pytest
 import torch
@@ -70,6 +73,19 @@ def test_a_generator_fixes_the_samples_and_leaves_the_global_one(name):
     assert torch.equal(torch.get_rng_state(), before)
     assert draws[0].shape == (5, 1, 2, 2)
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_flows_of_every_base_are_copied_and_pickled(name):
+    torch.manual_seed(0)
+    flow = RealNVP(dim=2, n_layers=2, hidden_features=(4,), base=name, base_options=OPTIONS.get(name)).double()
+    z, place = torch.rand(5, 2, dtype=torch.float64), io.BytesIO()
+    torch.save(flow, place)
+    place.seek(0)
+    for again in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow)), torch.load(place, weights_only=False)):
+        assert torch.equal(again.log_prob(z), flow.log_prob(z))
+        draws = [one.sample(3, generator=torch.Generator().manual_seed(1)) for one in (again, flow)]
+        assert torch.equal(*draws)
 
 
 @pytest.mark.parametrize("name", NAMED)

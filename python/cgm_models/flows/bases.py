@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,10 @@ from .options import check_choice, check_positive, check_whole
 
 
 class Factorised(DistributionBase):
-    """Independent dimensions of one law symmetric about 0, which ``build`` makes of zeros in the latent's shape."""
+    """Independent dimensions of one law symmetric about 0, which ``build`` makes of zeros in the latent's shape.
+
+    ``build`` is a function of a module, or a partial one: pickles name it.
+    """
 
     def __init__(self, event_shape: tuple[int, ...], build: Callable[[Tensor], Distribution]) -> None:
         super().__init__(event_shape)
@@ -148,21 +152,30 @@ def _normal(event_shape: tuple[int, ...], context_dim: int) -> Base:
     return StandardNormal(event_shape)
 
 
-def _logistic(event_shape: tuple[int, ...], context_dim: int) -> Base:
-    def build(zeros: Tensor) -> Distribution:
-        uniform = Uniform(zeros, zeros + 1.0, validate_args=False)
-        return TransformedDistribution(uniform, [SigmoidTransform().inv])
+def _standard_logistic(zeros: Tensor) -> Distribution:
+    uniform = Uniform(zeros, zeros + 1.0, validate_args=False)
+    return TransformedDistribution(uniform, [SigmoidTransform().inv])
 
-    return Factorised(event_shape, build)
+
+def _standard_laplace(zeros: Tensor) -> Distribution:
+    return Laplace(zeros, zeros + 1.0, validate_args=False)
+
+
+def _standard_student_t(zeros: Tensor, df: float) -> Distribution:
+    return StudentT(zeros + df, validate_args=False)
+
+
+def _logistic(event_shape: tuple[int, ...], context_dim: int) -> Base:
+    return Factorised(event_shape, _standard_logistic)
 
 
 def _laplace(event_shape: tuple[int, ...], context_dim: int) -> Base:
-    return Factorised(event_shape, lambda zeros: Laplace(zeros, zeros + 1.0, validate_args=False))
+    return Factorised(event_shape, _standard_laplace)
 
 
 def _student_t(event_shape: tuple[int, ...], context_dim: int, df: float = 5.0) -> Base:
     check_positive("df", df)
-    return Factorised(event_shape, lambda zeros: StudentT(zeros + df, validate_args=False))
+    return Factorised(event_shape, functools.partial(_standard_student_t, df=df))
 
 
 Builder = Callable[..., "Base | Distribution"]
