@@ -7,6 +7,7 @@ from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .info import build_info
 from .integrations import accelerate
+from .langevin.chain import langevin_chain
 from .langevin.op import langevin_step, mala_accept, normal
 from .sliced_ot.op import (
     random_projections,
@@ -28,6 +29,7 @@ __all__ = [
     "available_backends",
     "build_info",
     "get_backend",
+    "langevin_chain",
     "langevin_step",
     "mala_accept",
     "masked_mlp_inverse",

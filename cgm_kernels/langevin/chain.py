@@ -9,13 +9,13 @@ import torch
 from torch import Generator, Tensor
 
 from .. import backends
-from .. import checks as common
-from .._register import operator, refuse_forward_gradients
+from .._register import operator
 from ..precision import outside_autocast
 from . import chain_operators as chain_operators  # registers the operators
 from . import chain_reference, checks
 from .activations import ACTIVATIONS
 from .energies import Energy
+from .op import _differentiated, _pair, normal
 from .parameters import MixtureParameters, MlpParameters
 from .state import check_source, noise_state
 
@@ -93,47 +93,31 @@ def _chain(
     check_source(generator, state, "x", x.device)
     if state is None:
         state = noise_state(generator, x.device)
-    flat = x.reshape(len(x), energy.dims).to(dtype)
+    flat, packed = x.reshape(len(x), energy.dims).to(dtype), energy.packed(dtype)
     backend = backends.select(x.device.type)
-    wanted = _wants_gradient(x, h, temperature, *energy.tensors())
-    if backend == "reference" or wanted:
-        normal = _fused_normal if backend != "reference" else chain_reference.reference.normal
-        found = chain_reference.chain(flat, energy.packed(dtype), n_steps, h, temperature, *limits, state, normal)
+    if backend == "reference" or _differentiated(x, h, temperature, *energy.tensors()):
+        found = chain_reference.chain(flat, packed, n_steps, h, temperature, *limits, state, _normal)
         found = found.clone() if n_steps == 0 else found
     else:
-        refuse_forward_gradients(x=x, **{f"energy's tensor {n}": tensor for n, tensor in enumerate(energy.tensors())})
         with torch.no_grad():
-            found = _fused(backend, flat.contiguous(), energy.packed(dtype), state, n_steps, h, temperature, limits)
+            found = _fused(backend, flat, packed, (state, n_steps, *_pair(h), *_pair(temperature), *limits))
     return found.to(x.dtype).reshape(x.shape)
+
+
+def _normal(shape: torch.Size, state: Tensor, dtype: torch.dtype) -> Tensor:
+    return normal(shape, state=state, dtype=dtype)
 
 
 def _steps(value: int) -> int:
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"n_steps must be an int: got {type(value).__name__}")
-    return 0 if value == 0 else common.count("n_steps", value)
+    if value < 0:
+        raise ValueError(f"n_steps must be at least 0: got {value}")
+    return value
 
 
-def _wants_gradient(*values: Tensor | float) -> bool:
-    return torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values)
-
-
-def _fused_normal(shape: torch.Size, state: Tensor, dtype: torch.dtype) -> Tensor:
-    from .op import normal
-
-    return normal(shape, state=state, dtype=dtype, device=state.device)
-
-
-def _fused(
-    backend: str,
-    x: Tensor,
-    energy: MixtureParameters | MlpParameters,
-    state: Tensor,
-    n_steps: int,
-    step_size: Tensor | float,
-    temperature: Tensor | float,
-    limits: tuple[float, float, float],
-) -> Tensor:
-    dynamics = (state, n_steps, *_tensor_or_number(step_size), *_tensor_or_number(temperature), *limits)
+def _fused(backend: str, x: Tensor, energy: MixtureParameters | MlpParameters, dynamics: tuple[Any, ...]) -> Tensor:
+    """The registered operator; see chain_operators.py for ``dynamics``."""
     if isinstance(energy, MixtureParameters):
         if len(energy.ends) > MOST_EXPERTS:
             raise ValueError(f"energy must have at most {MOST_EXPERTS} experts: got {len(energy.ends)}")
@@ -144,7 +128,3 @@ def _fused(
     widths = [x.shape[1], *(len(weight) for weight in energy.weights)]
     activation = list(ACTIVATIONS).index(energy.activation)
     return operator(backend, "langevin_chain_mlp")(x, packed, widths, activation, energy.slope, *dynamics)
-
-
-def _tensor_or_number(value: Tensor | float) -> tuple[Tensor | None, float]:
-    return (value.contiguous(), 0.0) if isinstance(value, Tensor) else (None, value)

@@ -1,6 +1,6 @@
 """The registered operators of the Langevin chains: schemas and fakes. They have no derivative; see chain.py.
 
-x is (chains, d) and contiguous; ``step_sizes`` and ``temperatures`` are tensors () or (chains,) of x's dtype, which go
+x is (chains, d), of any strides; ``step_sizes`` and ``temperatures`` are tensors () or (chains,) of x's dtype, which go
 before the numbers beside them; an infinite ``max_grad_norm``, ``low`` or ``high`` asks for nothing.
 """
 

@@ -23,7 +23,7 @@ def chain(
     low: float,
     high: float,
     state: Tensor,
-    normal: Noise = reference.normal,
+    normal: Noise,
 ) -> Tensor:
     """x (chains, d) after ``n_steps`` steps; ``normal`` draws the noise of the state's step and advances it."""
     for _ in range(n_steps):

@@ -1,0 +1,20 @@
+// Memory of a thread that runs chains: aligned, and zero at first, so that lanes without a chain hold numbers.
+#pragma once
+#include <cstddef>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace cgm::langevin {
+
+struct FreeAligned {
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(256)); }
+};
+
+inline std::unique_ptr<void, FreeAligned> zeroed(size_t bytes) {
+  std::unique_ptr<void, FreeAligned> memory(::operator new(bytes, std::align_val_t(256)));
+  std::memset(memory.get(), 0, bytes);
+  return memory;
+}
+
+}  // namespace cgm::langevin
