@@ -8,6 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.distributions import Distribution
 
+import cgm_kernels
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -38,10 +40,11 @@ class Base(nn.Module):
         raise NotImplementedError
 
     def noise(self, n: int, generator: Generator | None) -> Tensor:
-        """Standard normal ``(n, *event)``, drawn where the generator lives."""
-        device = generator.device if generator is not None else self.like.device
-        shape = (n, *self.event_shape)
-        return torch.randn(shape, generator=generator, dtype=self.like.dtype, device=device).to(self.like.device)
+        """Standard normal ``(n, *event)``: the same numbers on every device, unless the generator is a device's own."""
+        shape, like = (n, *self.event_shape), self.like
+        if generator is not None and generator.device.type != "cpu":
+            return torch.randn(shape, generator=generator, dtype=like.dtype, device=generator.device).to(like.device)
+        return cgm_kernels.normal(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
 class StandardNormal(Base):
