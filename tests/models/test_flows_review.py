@@ -1,10 +1,13 @@
 """What once went wrong in the flows: bad first batches of an actnorm, pruned conditioners, inference mode."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.utils.prune
 
-from cgm_models.flows import MAF, RealNVP
+from cgm_models.flows import MAF, Glow, RealNVP
+from cgm_models.training import Trainer
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -44,3 +47,35 @@ def test_hooks_of_a_conditioner_run():
     flow.transform.layers[0].conditioner.register_full_backward_hook(lambda *_: seen.append(1))
     flow.loss(torch.randn(8, 4)).backward()
     assert seen == [1]
+
+
+@pytest.mark.parametrize("n_levels", [None, 17])
+def test_the_average_of_an_actnorm_is_not_that_of_its_first_values(n_levels):
+    torch.manual_seed(0)
+    flow = Glow((1, 4, 4), n_steps=1, hidden_channels=4, n_levels=n_levels)
+    x = torch.rand(64, 1, 4, 4) if n_levels is None else torch.randint(17, (64, 1, 4, 4)) / 16
+    options = {"max_steps": 3, "batch_size": 64, "lr": 1e-9, "ema_decay": 0.99, "tensorboard": False, "progress": False}
+    Trainer(**options, accelerator="cpu").fit(flow, x)
+    norms = [layer for layer in flow.modules() if type(layer).__name__ == "ActNorm"]
+    assert all(layer.initialized for layer in norms)
+    again = copy.deepcopy(flow).train()
+    for layer in again.modules():
+        if type(layer).__name__ == "ActNorm":
+            layer.waits = True
+    again.initialize(x)
+    tolerance = 1e-5 if n_levels is None else 0.2  # other noise of the dequantisation
+    for one, other in zip(norms, (m for m in again.modules() if type(m).__name__ == "ActNorm"), strict=True):
+        torch.testing.assert_close(one.shift, other.shift, rtol=0, atol=tolerance)
+        torch.testing.assert_close(one.log_scale, other.log_scale, rtol=0, atol=tolerance)
+
+
+def test_a_flow_is_initialised_once_and_by_points_of_its_shape():
+    torch.manual_seed(0)
+    flow = RealNVP(dim=2, n_layers=2, actnorm=True)
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 2\): got \(8, 3\)"):
+        flow.initialize(torch.randn(8, 3))
+    flow.initialize(5.0 + torch.randn(64, 2))
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    flow.initialize(torch.randn(64, 2))
+    flow.loss(torch.randn(64, 2))
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())

@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 
+from cgm_models.flows import RealNVP
 from cgm_models.training import NonFiniteError, RunDirectory, Trainer
 from cgm_models.training.batches import Batches, TrainingData
 from tests.support.training import ToyGaussian, in_processes
@@ -58,6 +59,23 @@ def test_the_step_is_that_of_the_whole_batch(strategy, batch_size):
         expected = (parameter - parameter.grad).detach().float()
         torch.testing.assert_close(first["weights"][name], expected, rtol=1e-5, atol=1e-6)
         assert torch.equal(first["weights"][name], second["weights"][name])
+
+
+def _trained_flow(strategy):
+    """A flow whose actnorms the data set, trained by steps that the first process's average follows."""
+    torch.manual_seed(0)
+    flow, (x, _) = RealNVP(dim=2, n_layers=2, hidden_features=(8,), actnorm=True), _data()
+    options = {"max_steps": 4, "batch_size": 50, "optimizer": "sgd", "momentum": 0.0, "lr": 0.01, "ema_decay": 0.9}
+    Trainer(strategy=strategy, **QUIET, **options).fit(flow, 3.0 * x + 5.0)
+    return dict(flow.state_dict())
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_actnorms_are_set_before_they_are_sharded(strategy):
+    alone = _trained_flow("single")
+    for weights in in_processes(_trained_flow, strategy):
+        _assert_close(weights, alone, 1e-5)
+    assert alone["transform.layers.3.shift"].abs().max() > 1.0
 
 
 FULL = {

@@ -93,7 +93,7 @@ def test_ema_is_the_recursion():
             for parameter in parameters:
                 parameter += k % 7 - 2.5
         average.update(k)
-        beta = min(0.9, (1 + k) / (10 + k))
+        beta = min(0.9, k / (9 + k))
         expected = [
             beta * e + (1 - beta) * float(p.detach().flatten()[0]) for e, p in zip(expected, parameters, strict=True)
         ]

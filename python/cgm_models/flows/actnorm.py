@@ -18,7 +18,8 @@ class ActNorm(Transform):
     The first batch that a training module maps to the latent sets them so that its channels get mean 0 and variance 1;
     until then the map is the identity. A batch that holds NaN or infinities is left to the next one, and a channel that
     does not vary keeps the scale 1. That it happened is part of the state dictionary. With several processes the
-    statistics are those of the batches of all.
+    statistics are those of the batches of all. FSDP drops what a forward writes into parameters: ``Flow.initialize``
+    sets them before a flow is sharded, as the trainer does.
     """
 
     initialized: Tensor
@@ -28,13 +29,13 @@ class ActNorm(Transform):
         self.log_scale = nn.Parameter(torch.zeros(channels))
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("initialized", torch.tensor(False))
-        self._waits = True  # the buffer, known without reading a device
+        self.waits = True  # the buffer, known without reading a device
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return affine_coupling(z, *self._shaped(z))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self._waits and self.training and len(x):
+        if self.waits and self.training and len(x):
             self._initialize(x.detach())
         return affine_coupling_inverse(x, *self._shaped(x))
 
@@ -58,8 +59,8 @@ class ActNorm(Transform):
         self.shift.copy_(mean)
         self.log_scale.copy_(torch.where(varies, variance, 1.0).log() / 2)
         self.initialized.fill_(True)
-        self._waits = False
+        self.waits = False
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._waits = not bool(self.initialized)
+        self.waits = not bool(self.initialized)

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from ..model import GenerativeModel, class_labels
+from .actnorm import ActNorm
 from .bases import make_base
 from .diagnosis import explain_non_finite
 from .options import check_whole
@@ -79,6 +80,17 @@ class Flow(GenerativeModel, abstract=True):
             x = dequantize(x, self.n_levels)
         loss = self._log_prob(x, context).mean().neg()
         return self._finite("loss", loss, x, context, inverse=True)
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Set the layers that wait for a first batch (actnorm) by the data ``x``, of all processes together.
+
+        The first batch of a training does it, too; before a flow is averaged or sharded it must have happened.
+        """
+        if any(layer.waits for layer in self.modules() if isinstance(layer, ActNorm)):
+            x = x if self.n_levels is None else dequantize(x, self.n_levels)
+            self._check_points("x", x)
+            self.transform.inverse(x, self.expand_context(context, len(x)))
 
     def reverse_kl(
         self,

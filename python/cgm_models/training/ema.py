@@ -13,9 +13,10 @@ from .sharding import own_part
 
 
 class WeightAverage:
-    """``a ← β_k a + (1 − β_k) w`` after every step, β_k = min(decay, (1 + k) / (10 + k)).
+    """``a ← β_k a + (1 − β_k) w`` after every step, β_k = min(decay, k / (9 + k)), k = 0, 1, ….
 
-    The rising β_k lets the average forget the initial weights in the first steps. Parameters are averaged; buffers
+    With β_0 = 0 the average begins at the weights after the first step, whatever they were before it (parameters that
+    the first batch sets), and the rising β_k lets it forget the next ones soon. Parameters are averaged; buffers
     (counts, running statistics) are those of the model. Under FSDP every process averages the parts it holds.
     """
 
@@ -27,7 +28,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """``step`` counts the updates before this one."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        decay = min(self.decay, step / (9 + step))
         get_ema_multi_avg_fn(decay)(self.average, self.parameters, step)
 
     @contextmanager
