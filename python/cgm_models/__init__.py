@@ -6,10 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, ebm, flows, metrics, model, nets, plots, registry, training, transport
+    from . import data, ebm, flows, metrics, model, nets, plots, registry, sampling, training, transport
     from .model import GenerativeModel, load
 
-_PARTS = ("data", "ebm", "flows", "metrics", "model", "nets", "plots", "registry", "training", "transport")
+_PARTS = ("data", "ebm", "flows", "metrics", "model", "nets", "plots", "registry", "sampling", "training", "transport")
 _FROM_MODEL = ("GenerativeModel", "load")
 __all__ = [
     "GenerativeModel",
@@ -22,6 +22,7 @@ __all__ = [
     "nets",
     "plots",
     "registry",
+    "sampling",
     "training",
     "transport",
 ]
