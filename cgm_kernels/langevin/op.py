@@ -112,7 +112,7 @@ def _checked_step(
     if _differentiated(x, grad, h, kt):
         if out is not None:
             raise ValueError("out must be None where a gradient is wanted: detach the inputs or use torch.no_grad()")
-        noise = _normal(x.shape, dtype, x.device, backend, generator, state)
+        noise = _normal(torch.empty(x.shape, dtype=dtype, device=x.device), backend, generator, state)
         return reference.step(x.to(dtype), grad.to(dtype), noise, h, kt, *limits).to(promoted)
     if out is not None and _differentiated(out):
         raise ValueError("out must not require grad: detach it or use torch.no_grad()")
@@ -149,19 +149,17 @@ def normal(
         TypeError, ValueError: naming the argument.
     """
     sizes, dtype = checks.shape(shape), checks.float_dtype(dtype)
-    if device is None:
-        place = state.device if isinstance(state, Tensor) else torch.get_default_device()
-    else:
-        place = torch.empty(0, device=device).device  # "cuda" names the current device
-    states.check_source(generator, state, "the result", place)
-    if not torch.compiler.is_compiling() and backends.select(place.type) == "native":
+    if device is None and isinstance(state, Tensor):
+        device = state.device
+    noise = torch.empty(sizes, dtype=dtype, device=device)
+    states.check_source(generator, state, "the result", noise.device)
+    if _fast(noise):
         try:
-            found = _C.langevin_normal(sizes, generator, state, dtype, place)
+            if _C.langevin_normal(noise, generator, state):
+                return noise
         except TypeError:  # an argument of a wrong type: said better below
-            found = None
-        if found is not None:
-            return found
-    return _normal(sizes, dtype, place, backends.select(place.type), generator, state)
+            pass
+    return _normal(noise, backends.select(noise.device.type), generator, state)
 
 
 def mala_accept(
@@ -219,19 +217,14 @@ def _fast(x: Tensor) -> bool:
     return isinstance(x, Tensor) and not torch.compiler.is_compiling() and backends.select(x.device.type) == "native"
 
 
-def _normal(
-    sizes: Sequence[int],
-    dtype: torch.dtype,
-    device: torch.device,
-    backend: str,
-    generator: Generator | None,
-    state: Tensor | None,
-) -> Tensor:
+def _normal(noise: Tensor, backend: str, generator: Generator | None, state: Tensor | None) -> Tensor:
+    """Standard normals of the shape, dtype and device of ``noise``, which may be filled with them."""
     if backend == "reference":
-        return reference.normal(sizes, _state(generator, state, device), checks.computed_in(dtype)).to(dtype)
-    noise = torch.empty(tuple(sizes), dtype=checks.held_in(dtype, backend, device.type), device=device)
-    operator(backend, "normal_fill")(noise, *_source(generator, state, device))
-    return noise.to(dtype)
+        dtype = checks.computed_in(noise.dtype)
+        return reference.normal(noise.shape, _state(generator, state, noise.device), dtype).to(noise.dtype)
+    filled = noise.to(checks.held_in(noise.dtype, backend, noise.device.type))
+    operator(backend, "normal_fill")(filled, *_source(generator, state, noise.device))
+    return filled.to(noise.dtype)
 
 
 def _state(generator: Generator | None, state: Tensor | None, device: torch.device) -> Tensor:

@@ -14,9 +14,8 @@
 
 namespace cgm {
 
-// As at::empty. Advice only: where huge pages are off or run out the result is the same.
-inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor result = at::empty(sizes, options);
+// Of a fresh contiguous tensor. Advice only: where huge pages are off or run out the result is the same.
+inline void advise_huge_pages([[maybe_unused]] const at::Tensor& result) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t page = uintptr_t(1) << 21;
   if (result.is_cpu() && result.nbytes() >= 2 * page) {
@@ -25,6 +24,12 @@ inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& o
     madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
   }
 #endif
+}
+
+// As at::empty.
+inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  at::Tensor result = at::empty(sizes, options);
+  advise_huge_pages(result);
   return result;
 }
 

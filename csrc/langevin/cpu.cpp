@@ -15,11 +15,13 @@
 
 #define CGM_LEVEL_FILE "langevin/cpu_step.h"
 #include "common/foreach_level.h"
+#define CGM_LEVEL_FILE "langevin/cpu_norm.h"
+#include "common/foreach_level.h"
 
 namespace cgm::langevin {
 namespace {
 
-constexpr int64_t grain_tiles = 8;  // what is worth a thread
+constexpr int64_t grain_tiles = 16;  // what is worth a thread
 
 int64_t ceil_div(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
@@ -54,15 +56,22 @@ Squares operator+(const Squares& one, const Squares& other) {
 template <typename scalar_t>
 std::vector<scalar_t> projections_of(const Step<scalar_t, scalar_t>& problem, const Parallel& parallel) {
   const int64_t length = problem.chain_elements, pieces = ceil_div(length, norm_elements);
-  std::vector<Squares> squares(problem.chains * pieces);
   const int64_t grain = std::max<int64_t>(grain_tiles * tile_elements / std::min(length, norm_elements), 1);
+  std::vector<scalar_t> found(problem.chains);
+  if (length <= short_norm) {
+    parallel(0, ceil_div(problem.chains, norm_chains), ceil_div(grain, norm_chains), [&](int64_t begin, int64_t end) {
+      CGM_AT_LEVEL(project_short_chains<scalar_t>)
+      (problem, begin * norm_chains, std::min(end * norm_chains, problem.chains), found.data());
+    });
+    return found;
+  }
+  std::vector<Squares> squares(problem.chains * pieces);
   parallel(0, problem.chains * pieces, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t from = i % pieces * norm_elements, count = std::min(length - from, norm_elements);
       squares[i] = CGM_AT_LEVEL(squares_of<scalar_t>)(problem, i / pieces * length + from, count);
     }
   });
-  std::vector<scalar_t> found(problem.chains);
   for (int64_t chain = 0; chain < problem.chains; ++chain) {
     Squares total = squares[chain * pieces];
     for (int64_t piece = 1; piece < pieces; ++piece) total = total + squares[chain * pieces + piece];

@@ -50,6 +50,13 @@ struct Coefficients {
 };
 
 template <typename Real>
+static inline Real deviation(Real step_size, Real temperature) {
+  const Real variance = Real(2) * step_size * temperature;
+  return sizeof(Real) == 4 ? static_cast<Real>(__builtin_sqrtf(static_cast<float>(variance)))
+                           : static_cast<Real>(__builtin_sqrt(static_cast<double>(variance)));
+}
+
+template <typename Real>
 static inline Coefficients<Real> coefficients_of(const Step<Real, Real>& problem, const Real* projections,
                                                  int64_t chain) {
   const PerChain<Real>&h = problem.step_size, &t = problem.temperature;
@@ -60,7 +67,7 @@ static inline Coefficients<Real> coefficients_of(const Step<Real, Real>& problem
     found.deviation = static_cast<Real>(__builtin_sqrt(2.0 * h.number * t.number));
   } else {
     const Real temperature = t.data == nullptr ? static_cast<Real>(t.number) : t.data[chain * t.stride];
-    found.deviation = static_cast<Real>(__builtin_sqrt(static_cast<double>(Real(2) * found.step_size * temperature)));
+    found.deviation = deviation(found.step_size, temperature);
   }
   return found;
 }
@@ -89,16 +96,52 @@ struct StepBuffers {
 };
 
 template <typename Real>
+static inline void fill(Real* to, int64_t n, Real value) {
+  for (int64_t i = 0; i < n; ++i) to[i] = value;
+}
+
+// Repeats each chain's value for its elements among [first, first + n).
+template <typename Real>
+static inline void spread(const Real* values, int64_t stride, int64_t length, int64_t first, int64_t n, Real* to) {
+  if (length == 1) {
+    for (int64_t i = 0; i < n; ++i) to[i] = values[(first + i) * stride];
+    return;
+  }
+  int64_t chain = first / length, end = length - first % length;
+  for (int64_t i = 0; i < n; ++chain, end += length) {
+    const Real value = values[chain * stride];
+    for (const int64_t last = end < n ? end : n; i < last; ++i) to[i] = value;
+  }
+}
+
+// Fills the coefficients that are the same for all chains, once for all tiles of at most n elements.
+template <typename Real>
+static inline void fill_constants(const Step<Real, Real>& problem, const Real* projections, int64_t n,
+                                  StepBuffers<Real>& buffers) {
+  const Coefficients<Real> by = coefficients_of(problem, projections, 0);
+  if (projections == nullptr) fill(buffers.projection.data, n, Real(1));
+  if (problem.step_size.data == nullptr) fill(buffers.step_size.data, n, by.step_size);
+  if (problem.step_size.data == nullptr && problem.temperature.data == nullptr)
+    fill(buffers.deviation.data, n, by.deviation);
+}
+
+template <typename Real>
 static inline void step_short_chains(const Step<Real, Real>& problem, const Real* projections, int64_t first, int64_t n,
                                      const Real* x, const Real* grad, const Real* z, Real* out,
                                      StepBuffers<Real>& buffers) {
   Real *h = buffers.step_size.data, *c = buffers.deviation.data, *p = buffers.projection.data;
+  const PerChain<Real>&sizes = problem.step_size, &temperatures = problem.temperature;
   const int64_t length = problem.chain_elements;
-  int64_t chain = first / length, left = length - first % length;
-  for (int64_t i = 0; i < n; ++chain, left = length) {
-    const Coefficients<Real> by = coefficients_of(problem, projections, chain);
-    const int64_t end = i + left < n ? i + left : n;
-    for (; i < end; ++i) h[i] = by.step_size, c[i] = by.deviation, p[i] = by.projection;
+  if (projections != nullptr) spread(projections, 1, length, first, n, p);
+  if (sizes.data != nullptr) spread(sizes.data, sizes.stride, length, first, n, h);
+  if (temperatures.data != nullptr) {
+    spread(temperatures.data, temperatures.stride, length, first, n, c);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) c[i] = deviation(h[i], c[i]);
+  } else if (sizes.data != nullptr) {
+    const Real temperature = static_cast<Real>(temperatures.number);
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) c[i] = deviation(h[i], temperature);
   }
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) out[i] = moved(x[i], grad[i] * p[i], z[i], h[i], c[i]);
@@ -132,7 +175,9 @@ static void step_range(const Step<Real, Real>& problem, const Stream& stream, co
   const Coefficients<Real> by = same ? coefficients_of(problem, projections, 0) : Coefficients<Real>{};
   const bool bounded = problem.low > -__builtin_inf() || problem.high < __builtin_inf();
   const Real low = static_cast<Real>(problem.low), high = static_cast<Real>(problem.high);
-  const bool in_place = dense(problem.out, dims);
+  const bool in_place = dense(problem.out, dims), short_chains = problem.chain_elements < 64;
+  if (!same && short_chains)
+    fill_constants(problem, projections, end - begin < tile_elements ? end - begin : tile_elements, buffers);
   for (int64_t first = begin; first < end; first += tile_elements) {
     const int64_t n = end - first < tile_elements ? end - first : tile_elements;
     const Real* z = normals_of(stream, first, n, buffers.noise);
@@ -141,10 +186,10 @@ static void step_range(const Step<Real, Real>& problem, const Stream& stream, co
     Real* out = in_place ? problem.out.data + first : buffers.out.data;
     if (same)
       step_elements(n, x, grad, z, out, by);
-    else if (problem.chain_elements >= 64)
-      step_long_chains(problem, projections, first, n, x, grad, z, out);
-    else
+    else if (short_chains)
       step_short_chains(problem, projections, first, n, x, grad, z, out, buffers);
+    else
+      step_long_chains(problem, projections, first, n, x, grad, z, out);
     if (bounded) {
 #pragma omp simd
       for (int64_t i = 0; i < n; ++i) out[i] = clamped(out[i], low, high);
@@ -161,34 +206,6 @@ static void normal_range(const Normal<Real>& problem, const Stream& stream, int6
     const Real* z = normals_of(stream, first, n, buffer);
     __builtin_memcpy(problem.out + first, z, static_cast<size_t>(n) * sizeof(Real));
   }
-}
-
-template <typename Real>
-static inline double sum_of_squares(const Real* grad, int64_t n, double scale) {
-  double sum = 0.0;
-#pragma omp simd reduction(+ : sum)
-  for (int64_t i = 0; i < n; ++i) {
-    const double one = static_cast<double>(grad[i]) * scale;
-    sum += one * one;
-  }
-  return sum;
-}
-
-// Σ g² of n <= norm_elements elements from `first`; squares that leave the range of double are taken of scaled numbers.
-template <typename Real>
-static Squares squares_of(const Step<Real, Real>& problem, int64_t first, int64_t n) {
-  Real buffer[norm_elements];
-  const Real* grad = load(problem.grad, problem.size, problem.dims, first, n, buffer);
-  const double sum = sum_of_squares(grad, n, 1.0);
-  if (sizeof(Real) == 4 || (sum > 0x1p-900 && sum < 0x1p+1000) || sum != sum) return {1.0, sum};
-  double largest = 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double magnitude = __builtin_fabs(static_cast<double>(grad[i]));
-    largest = magnitude > largest ? magnitude : largest;
-  }
-  if (largest == 0.0 || largest == __builtin_inf()) return {1.0, largest};
-  const double scale = largest < 0x1p-1000 ? 0x1p-1000 : largest;
-  return {scale, sum_of_squares(grad, n, 1.0 / scale)};
 }
 
 // ---- acceptance

@@ -10,6 +10,8 @@ namespace cgm::langevin {
 // Tiles begin at multiples of this, so that an element has the same place in a vector for any number of threads.
 constexpr int64_t tile_elements = 1024;
 constexpr int64_t norm_elements = 4096;  // of a chain, summed in a row
+constexpr int64_t short_norm = 32;       // chains up to this length are summed side by side
+constexpr int64_t norm_chains = norm_elements / short_norm;
 
 // Words of one stream at one step.
 struct Stream {

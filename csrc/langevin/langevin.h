@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <optional>
 #include <tuple>
-#include <vector>
 
 namespace cgm::langevin {
 
@@ -20,8 +19,8 @@ std::optional<at::Tensor> step(const at::Tensor& x, const at::Tensor& grad, cons
                                double step_size, const OptionalTensor& temperatures, double temperature,
                                double max_grad_norm, double low, double high, const OptionalGenerator& generator,
                                const OptionalTensor& state, const OptionalTensor& out);
-std::optional<at::Tensor> normal(const std::vector<int64_t>& shape, const OptionalGenerator& generator,
-                                 const OptionalTensor& state, at::ScalarType dtype, at::Device device);
+// Whether `out`, contiguous and fresh, was filled.
+bool normal(const at::Tensor& out, const OptionalGenerator& generator, const OptionalTensor& state);
 std::optional<std::tuple<at::Tensor, at::Tensor>> accept(const at::Tensor& x, const at::Tensor& proposal,
                                                          const at::Tensor& log_ratio,
                                                          const OptionalGenerator& generator,

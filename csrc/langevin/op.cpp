@@ -84,9 +84,7 @@ at::Tensor step_new(const at::Tensor& x, const at::Tensor& grad, const Options& 
 
 void step_out(const at::Tensor& x, const at::Tensor& grad, const Options& options, const Noise& noise,
               const at::Tensor& out) {
-  const auto apart = [&](const OptionalTensor& values) {
-    return !values.has_value() || writable_beside(out, *values);
-  };
+  const auto apart = [&](const OptionalTensor& values) { return !values.has_value() || writable_beside(out, *values); };
   if (!out.is_inference()) torch::autograd::impl::bump_version(out);
   const bool direct = writable_beside(out, x) && writable_beside(out, grad);
   if (direct && apart(options.step_sizes) && apart(options.temperatures))
@@ -135,16 +133,11 @@ std::optional<at::Tensor> step(const at::Tensor& x, const at::Tensor& grad, cons
   return *out;
 }
 
-std::optional<at::Tensor> normal(const std::vector<int64_t>& shape, const OptionalGenerator& generator,
-                                 const OptionalTensor& state, at::ScalarType dtype, at::Device device) {
-  const bool half = dtype == at::kHalf || dtype == at::kBFloat16;
-  if (!thread_is_plain() || !right_source(generator, state, device)) return {};
-  if (dtype != at::kFloat && dtype != at::kDouble && !(device.is_cuda() && half)) return {};
-  for (const int64_t size : shape)
-    if (size < 0) return {};
-  auto out = empty_output(shape, at::TensorOptions().dtype(dtype).device(device));
+bool normal(const at::Tensor& out, const OptionalGenerator& generator, const OptionalTensor& state) {
+  if (!plain_eager(out) || !right_dtype(out) || !right_source(generator, state, out.device())) return false;
+  advise_huge_pages(out);
   normal_fill(out, state, state.has_value() ? 0 : draw_key(generator));
-  return out;
+  return true;
 }
 
 std::optional<std::tuple<at::Tensor, at::Tensor>> accept(const at::Tensor& x, const at::Tensor& proposal,
