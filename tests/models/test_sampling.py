@@ -1,5 +1,6 @@
 """What all samplers share: targets, draws, continuation, warm-up, and what happens to bad ones."""
 
+import contextlib
 import math
 
 import pytest
@@ -26,6 +27,7 @@ from cgm_models.sampling import (
     geometric_ladder,
     polynomial_decay,
 )
+from cgm_models.sampling import sampler as sampler_module
 
 SAMPLERS = {
     "ula": lambda: ULA(0.1, clamp=(-3.0, 3.0), max_grad_norm=5.0),
@@ -285,9 +287,22 @@ def test_no_gradient_flows_whatever_mode_is_on():
     assert not samples.positions.is_inference() and net.weight.grad is None
 
 
-def test_a_bar_is_shown(capsys):
-    MALA(0.1).run(start(), energy, 7, warmup=3, progress=True)
-    assert capsys.readouterr().out == ""
+def test_a_bar_follows_the_steps(monkeypatch):
+    moved, titles = [], []
+
+    @contextlib.contextmanager
+    def bar(title, total, *, show):
+        titles.append((title, total, show))
+        yield lambda steps, **shown: moved.append((steps, shown))
+
+    monkeypatch.setattr(sampler_module, "progress_bar", bar)
+    MALA(0.1).run(start(), energy, 1007, warmup=3, thin=4, progress=True)
+    assert titles == [("MALA", 1010, True)]
+    assert sum(steps for steps, _ in moved) == 1010 and 100 < len(moved) <= 203
+    assert all(0.0 <= shown["acceptance"] <= 1.0 for _, shown in moved)
+    moved.clear()
+    ULA(0.1).run(start(), energy, 7)
+    assert not moved
 
 
 GOOD = start()

@@ -223,6 +223,16 @@ def test_minibatch_energies_are_right_on_average():
     assert torch.equal(make(10, noise=again.noise)(x), again(x))
 
 
+def test_minibatches_continue_with_their_energy():
+    make, *_ = conjugate()
+    sampler, x = SGLD(0.001), torch.zeros(3).double()
+    whole = sampler.run(x, make(5, generator=seeded(1)), 6, generator=seeded())
+    energy = make(5, generator=seeded(1))
+    first = sampler.run(x, energy, 2, generator=seeded())
+    second = sampler.run(first.state, make(5, noise=energy.noise), 4)
+    assert torch.equal(torch.cat((first.positions, second.positions)), whole.positions)
+
+
 def test_sgld_has_the_posterior_mean_and_the_variance_of_its_noise():
     """With h fixed the error e = x − mean obeys e ← (1 − hλ)e − h(N/n)ξ + √(2h)z, so that its variance is known.
 

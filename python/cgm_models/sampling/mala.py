@@ -62,11 +62,11 @@ def mala_log_ratio(
 ) -> Tensor:
     """``(chains,)``: log π(y) q(x | y) − log π(x) q(y | x), multiplied out so that nothing is divided by h:
 
-        [E(x) − E(y) + ½⟨y − x, ∇E(x) + ∇E(y)⟩ + ¼h(‖∇E(x)‖² − ‖∇E(y)‖²)] / T.
+        [E(x) − E(y) + ½⟨∇E(x) + ∇E(y), y − x + ½h(∇E(x) − ∇E(y))⟩] / T.
 
-    The first two terms are the error of the trapezoidal rule for E(y) − E(x), of third order in y − x.
+    With h = 0 in the brackets it is the error of the trapezoidal rule for E(y) − E(x), of third order in y − x.
     """
-    work = 0.5 * inner(y - x, gradient_x + gradient_y)
-    # a² − b² as (a + b)(a − b), which does not cancel where the gradients are close.
-    slopes = 0.25 * step_size * inner(gradient_x + gradient_y, gradient_x - gradient_y)
-    return (energy_x - energy_y + work + slopes) / temperature
+    if isinstance(step_size, Tensor) and step_size.ndim:
+        step_size = step_size.view(-1, *[1] * (x.ndim - 1))
+    path = y - x + 0.5 * step_size * (gradient_x - gradient_y)
+    return (energy_x - energy_y + 0.5 * inner(gradient_x + gradient_y, path)) / temperature
