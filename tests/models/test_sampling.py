@@ -7,6 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgm_kernels
 from cgm_kernels.langevin.energies import GaussianEnergy
@@ -231,6 +232,26 @@ def test_each_step_takes_the_gradient_as_often_as_it_must():
         assert len(calls) == 1 + 5 * per_step
         sampler.run(first.state, counted, 5)
         assert len(calls) == 1 + 10 * per_step
+
+
+class Reads(TorchDispatchMode):
+    """Counts the values that are read back from the device, each of which would wait for a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default)
+        return func(*args, **(kwargs or {}))
+
+
+@every_sampler
+def test_no_step_waits_for_the_device(make):
+    counts = []
+    for steps in (1, 40):
+        with Reads() as reads:
+            make().run(start(), energy, steps, warmup=steps, generator=seeded())
+        counts.append(reads.count)
+    assert counts[0] == counts[1] > 0
 
 
 def walled(value):
