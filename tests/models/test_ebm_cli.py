@@ -16,9 +16,9 @@ def run_cgm(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def evaluated(run, model, capsys):
+def evaluated(run, model, capsys, *more):
     capsys.readouterr()
-    run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--json")
+    run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--json", *more)
     return json.loads(capsys.readouterr().out)[model]
 
 
@@ -48,4 +48,30 @@ def test_a_joint_model_of_digits_by_class(tmp_path, capsys):
     arguments = (*shape, "--energy_options", options, *trainer)
     run_cgm("fit", "JointEnergyModel", "--data", "digits", "--out", run, *arguments)
     run_cgm("sample", run, "-n", 4, "--label", "3", "--out", tmp_path / "threes.png")
+    assert 0.0 < evaluated(run, "JointEnergyModel", capsys, "--outliers", "patches")["auroc patches"] <= 1.0
     assert cgm_models.load(run / "model").context_dim == 10
+
+
+def test_a_left_out_class_and_other_sets_are_told_from_the_data(tmp_path, capsys):
+    run = tmp_path / "digits"
+    shape = ("--network", "convolutional", "--hidden_features", "[4,8]", "--data_n", 400, "--data_without_class", "0")
+    run_cgm("fit", "EnergyModel", "--data", "digits", "--out", run, *shape, *TINY)
+    capsys.readouterr()
+    run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--outliers", "patches", "--json")
+    rows = json.loads(capsys.readouterr().out)
+    for name in ("EnergyModel", "fitted Gaussian"):
+        assert 0.0 < rows[name]["auroc left out"] < 1.0 and 0.0 < rows[name]["auroc patches"] <= 1.0
+    assert rows["fitted Gaussian"]["auroc patches"] > 0.99
+    run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--outliers", "patches")
+    assert "AUROC" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "-n", "60", "--outliers", "moons"]) == 2
+    assert "moons has points of shape (2,), not (1, 8, 8)" in capsys.readouterr().err
+
+
+def test_models_without_a_density_of_points_are_not_asked_for_outliers(tmp_path, capsys):
+    run, tiny = tmp_path / "digits", ("--n_steps", 3, "--n_particles", 100, "--n_quantiles", 9, "--quiet")
+    arguments = ("--data", "digits", "--data_n", 300, "--data_without_class", 0, "--out", run, *tiny)
+    run_cgm("fit", "SlicedWassersteinFlow", *arguments)
+    assert "auroc left out" not in evaluated(run, "SlicedWassersteinFlow", capsys)
+    assert main(["evaluate", str(run), "-n", "60", "--outliers", "patches"]) == 2
+    assert "has no density of a point without a context" in capsys.readouterr().err

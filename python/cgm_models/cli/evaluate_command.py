@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..training.run import RunDirectory
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 
 def run(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
-    rows = evaluate(options.run, n=options.n, seed=options.seed, n_permutations=options.permutations)
+    settings = {"n": options.n, "seed": options.seed, "n_permutations": options.permutations}
+    rows = evaluate(options.run, outliers=options.outliers or (), **settings)
     if options.json:
         import json
 
@@ -29,12 +31,16 @@ def run(arguments: list[str]) -> int:
 
 
 def evaluate(
-    run_path: str, *, n: int | None = None, seed: int = 0, n_permutations: int = 199
+    run_path: str, *, n: int | None = None, seed: int = 0, n_permutations: int = 199, outliers: Sequence[str] = ()
 ) -> dict[str, dict[str, float]]:
-    """Score a run's samples beside the reference rows; also written to the run's ``metrics.json``."""
+    """Score a run's samples beside the reference rows; also written to the run's ``metrics.json``.
+
+    ``outliers`` are data sets of the same shape for the model to tell from the held-out points.
+    """
     import torch
 
     from ..model import load
+    from .outliers import detection
     from .scores import likelihood, references, score
 
     run = RunDirectory.open(run_path)
@@ -58,6 +64,8 @@ def evaluate(
     clouds["training split"] = training
     rows = {key: score(cloud, data, n_permutations=n_permutations) for key, cloud in clouds.items()}
     rows[name] |= likelihood(model, data)
+    for key, row in detection(model, data, outliers).items():
+        rows[key] |= row
     content = {"n_samples": n, "n_held_out": len(data.test_x), "seed": seed, "rows": rows}
     run.write_json(run.metrics_path, content)
     return rows
@@ -92,5 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-n", type=int, help="how many samples (default: as many as training points)")
     parser.add_argument("--seed", type=int, default=0, help="fixes the samples (default: 0)")
     parser.add_argument("--permutations", type=int, default=199, help="of the energy test (default: 199)")
+    text = "a data set of the same shape to tell from the held-out points; several times for several"
+    parser.add_argument("--outliers", action="append", help=text)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     return parser

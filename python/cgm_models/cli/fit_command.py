@@ -20,6 +20,10 @@ _DATA_OPTIONS = {
     "test_fraction": (float, "share held out for testing"),
     "folder": (str, "where the IDX files of mnist lie"),
     "noise": (float, "noise level of moons, circles, rings and swissroll in place of the standard one"),
+    "without_class": (
+        str,
+        "leave out a class of images or of a table, by its name; cgm evaluate counts it as outliers",
+    ),
     "label_column": (str, "name or number of a file's column that holds the class label"),
 }
 _NOT_WRITTEN = ("config", "overwrite", "quiet", "out", "resume")

@@ -33,6 +33,8 @@ NOTE = (
     "against held-out data; energy: unbiased, may be negative, p from its permutation test; nearest ratio: median "
     "distance to the training set over that of held-out data, 1 for fresh data, near 0 for copies"
 )
+AUROC = "auroc "
+"""What the keys of areas under a ROC curve begin with; the name of the outliers follows."""
 ANNEALED = "log Z of a model's density is estimated by annealed importance sampling; its error is part of the others"
 _CHUNK = 1000  # of held-out points at a time
 
@@ -123,6 +125,8 @@ def table(rows: dict[str, dict[str, float]], title: str) -> Any:
     caption = f"{NOTE}; {ANNEALED}" if "log_z_error" in extra else NOTE
     shown = Table(title=title, caption=caption, caption_justify="left", title_justify="left")
     shown.add_column("", no_wrap=True)
+    areas = sorted({key for row in rows.values() for key in row if key.startswith(AUROC)})
+    extra |= {key: f"AUROC {key.removeprefix(AUROC)} ↑" for key in areas}
     for heading in (COLUMNS | extra).values():
         shown.add_column(heading, justify="right")
     precise = [*list(COLUMNS)[:2], *extra]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ class Dataset:
 
     ``context`` holds int64 class labels ``(n,)`` that index ``class_names``, or is None. ``value_range`` is the range
     of the values: (0, 1) for images, the observed one for the rest. ``density`` is the exact law of a 2-D set.
+    ``left_out`` holds the points ``(k, *event)`` of a class that was left out.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Dataset:
     context: Tensor | None = None
     class_names: tuple[str, ...] | None = None
     density: Density2D | None = None
+    left_out: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.float32 or self.x.ndim < 2:
@@ -79,6 +81,17 @@ class Dataset:
             f"density={self.density!r}",
         ]
         return f"Dataset({', '.join(parts)})"
+
+
+def without(data: Dataset, name: str | int) -> Dataset:
+    """``data`` without the class called ``name``, whose points become ``left_out``; the others keep their codes."""
+    if data.context is None or data.class_names is None or data.density is not None:
+        raise ValueError(f"without_class needs the classes of real data, and {data.name} has none: got {name!r}")
+    if str(name) not in data.class_names:
+        raise ValueError(f"without_class must be one of {', '.join(data.class_names)}: got {name!r}")
+    kept = data.context != data.class_names.index(str(name))
+    n_train = int(kept[: data.n_train].sum())
+    return replace(data, x=data.x[kept], n_train=n_train, context=data.context[kept], left_out=data.x[~kept])
 
 
 def shuffled(x: Tensor, context: Tensor | None, n: int | None, seed: int) -> tuple[Tensor, Tensor | None]:

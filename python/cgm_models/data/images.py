@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,27 @@ def load_digits(n: int | None, seed: int, test_fraction: float | None) -> Datase
 
     bunch = sklearn_digits()
     return _split("digits", bunch.images, bunch.target, 16.0, n, seed, test_fraction)
+
+
+def load_patches(n: int | None, seed: int, test_fraction: float | None) -> Dataset:
+    """8 × 8 grey patches, side by side, of the two photographs that scikit-learn ships: 8,480 of them.
+
+    They have the shape of the digits, and are what these are not: patches of natural images.
+    """
+    if importlib.util.find_spec("sklearn") is None:
+        raise ModuleNotFoundError("the photographs come with scikit-learn: pip install scikit-learn")
+    from sklearn.datasets import load_sample_image
+
+    names = ("china", "flower")
+    patches, labels = [], []
+    for label, name in enumerate(names):
+        grey = load_sample_image(f"{name}.jpg").mean(2)
+        rows, columns = (side // 8 for side in grey.shape)
+        tiles = grey[: 8 * rows, : 8 * columns].reshape(rows, 8, columns, 8).swapaxes(1, 2).reshape(-1, 8, 8)
+        patches.append(tiles)
+        labels.append(np.full(len(tiles), label))
+    data = _split("patches", np.concatenate(patches), np.concatenate(labels), 255.0, n, seed, test_fraction)
+    return replace(data, class_names=names)
 
 
 def load_mnist5k(n: int | None, seed: int, test_fraction: float | None) -> Dataset:

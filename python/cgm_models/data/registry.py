@@ -9,16 +9,17 @@ from pathlib import Path
 
 import torch
 
-from .dataset import Dataset, observed_range, train_size
+from .dataset import Dataset, observed_range, train_size, without
 from .density import Density2D
 from .files import SUFFIXES, load_file
-from .images import load_digits, load_mnist, load_mnist5k
+from .images import load_digits, load_mnist, load_mnist5k, load_patches
 from .pinwheel import Pinwheel
 from .planar import NOISY, Checkerboard, EightGaussians
 
 _IMAGES: dict[str, Callable[[int | None, int, float | None], Dataset]] = {
     "digits": load_digits,
     "mnist5k": load_mnist5k,
+    "patches": load_patches,
 }
 _FIXED: dict[str, Callable[[], Density2D]] = {
     "8gaussians": EightGaussians,
@@ -57,6 +58,7 @@ def load(
     folder: str | os.PathLike[str] | None = None,
     noise: float | None = None,
     label_column: str | int | None = None,
+    without_class: str | int | None = None,
 ) -> Dataset:
     """A data set by its name, the path of a ``.npy`` or text table, or the path of a folder with MNIST's IDX files.
 
@@ -68,10 +70,23 @@ def load(
         folder: where the IDX files of ``mnist`` lie; nothing is downloaded.
         noise: noise level of moons, circles, rings and swissroll in place of the standard one.
         label_column: name or number of a file's column that holds the class label.
+        without_class: a class to leave out, by its name; its points are ``left_out`` of the data set.
 
     The same arguments give the same rows in the same order. An option that has no meaning for the data set is refused.
     """
-    name = os.fspath(name_or_path)
+    data = _load(os.fspath(name_or_path), n, seed, test_fraction, folder, noise, label_column)
+    return data if without_class is None else without(data, without_class)
+
+
+def _load(
+    name: str,
+    n: int | None,
+    seed: int,
+    test_fraction: float | None,
+    folder: str | os.PathLike[str] | None,
+    noise: float | None,
+    label_column: str | int | None,
+) -> Dataset:
     if name in _FIXED or name in NOISY:
         _refuse(name, folder=folder, label_column=label_column)
         return _load_planar(name, _PLANAR_SIZE if n is None else n, seed, test_fraction, noise)

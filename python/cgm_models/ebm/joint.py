@@ -17,8 +17,8 @@ class JointEnergyModel(EnergyModel):
     """``p(x, y) ∝ exp(l(x)[y])`` for classes y = 0, ..., K − 1, l the logits of a classifier.
 
     The energy of a point is −log Σ_y exp l(x)[y] without a class, −l(x)[y] with one, the reference of
-    :class:`EnergyModel` added to both, and p(y | x) is the softmax of the logits:
-    log p(x, y) = log p(x) + log p(y | x). The loss is an objective of :class:`EnergyModel` for p(x) plus ``class_weight`` times the cross entropy of the
+    :class:`EnergyModel` added to both, and p(y | x) is the softmax of the logits: p(x, y) = p(x) p(y | x).
+    The loss is an objective of :class:`EnergyModel` for p(x) plus ``class_weight`` times the cross entropy of the
     labels. ``sample`` with labels moves chains on the energies of these classes, without labels on the energy of a
     point; the chains of the training have no class.
 
@@ -28,6 +28,9 @@ class JointEnergyModel(EnergyModel):
         network: 'mlp' of the flattened event, or 'convolutional' for images.
         hidden_features: widths of the hidden layers; of 'convolutional' its channels, the image halved between them.
     """
+
+    context_is_optional = True
+    """Whether points have an energy without a context too."""
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ neighbour counts (NaN is refused): ``energy_test``, ``copying_check``, ``precisi
 """
 
 from .copying import CopyingCheck, copying_check
+from .detection import auroc
 from .energy import EnergyTest, energy_distance, energy_test
 from .manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
 from .mmd import median_heuristic, mmd
@@ -15,6 +16,7 @@ __all__ = [
     "DensityCoverage",
     "EnergyTest",
     "PrecisionRecall",
+    "auroc",
     "copying_check",
     "density_coverage",
     "energy_distance",

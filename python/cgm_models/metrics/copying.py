@@ -47,7 +47,7 @@ def copying_check(samples: Tensor, train: Tensor, held_out: Tensor) -> CopyingCh
     for name, cloud in (("samples", s), ("held_out", h)):
         refuse_overflow(*centred(cloud, t), name, "train")
     near_s, near_h = nearest_distances(s, t), nearest_distances(h, t)
-    closer, z = _mann_whitney(near_s, near_h)
+    closer, z = mann_whitney(near_s, near_h)
     ratio = near_s.quantile(0.5) / near_h.quantile(0.5)
     return CopyingCheck(
         sample_distances=near_s,
@@ -60,7 +60,7 @@ def copying_check(samples: Tensor, train: Tensor, held_out: Tensor) -> CopyingCh
     )
 
 
-def _mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
+def mann_whitney(a: Tensor, b: Tensor) -> tuple[float, float]:
     """The share of pairs with ``a < b``, ties half, and its standard score under exchangeability."""
     n, m = len(a), len(b)
     ordered = b.sort().values
