@@ -27,8 +27,10 @@ struct BaselineMath {
   CGM_HOST_DEVICE static Real tanh(Real x) {
     return baseline::math::tanh(x);
   }
-  CGM_HOST_DEVICE static float erf(float x) { return __builtin_erff(x); }
-  CGM_HOST_DEVICE static double erf(double x) { return __builtin_erf(x); }
+  template <typename Real>
+  CGM_HOST_DEVICE static Real erf(Real x) {
+    return baseline::math::erf(x);
+  }
 };
 
 }  // namespace cgm

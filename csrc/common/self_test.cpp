@@ -49,6 +49,8 @@ void cgm_self_test_tanh_float(const float* x, float* y, int64_t n) { CGM_AT_LEVE
 void cgm_self_test_tanh_double(const double* x, double* y, int64_t n) { CGM_AT_LEVEL(tanh<double>)(x, y, n); }
 void cgm_self_test_log1p_float(const float* x, float* y, int64_t n) { CGM_AT_LEVEL(log1p<float>)(x, y, n); }
 void cgm_self_test_log1p_double(const double* x, double* y, int64_t n) { CGM_AT_LEVEL(log1p<double>)(x, y, n); }
+void cgm_self_test_erf_float(const float* x, float* y, int64_t n) { CGM_AT_LEVEL(erf<float>)(x, y, n); }
+void cgm_self_test_erf_double(const double* x, double* y, int64_t n) { CGM_AT_LEVEL(erf<double>)(x, y, n); }
 
 void cgm_self_test_sincos_float(const float* x, float* sine, float* cosine, int64_t n) {
   CGM_AT_LEVEL(sincos<float>)(x, sine, cosine, n);

@@ -17,6 +17,8 @@ void cgm_self_test_tanh_float(const float* x, float* y, int64_t n);
 void cgm_self_test_tanh_double(const double* x, double* y, int64_t n);
 void cgm_self_test_log1p_float(const float* x, float* y, int64_t n);  // of [0, 1]
 void cgm_self_test_log1p_double(const double* x, double* y, int64_t n);
+void cgm_self_test_erf_float(const float* x, float* y, int64_t n);
+void cgm_self_test_erf_double(const double* x, double* y, int64_t n);
 void cgm_self_test_sincos_float(const float* x, float* sine, float* cosine, int64_t n);
 void cgm_self_test_sincos_double(const double* x, double* sine, double* cosine, int64_t n);
 

@@ -34,6 +34,12 @@ static inline void log1p(const Real* __restrict x, Real* __restrict y, int64_t n
 }
 
 template <typename Real>
+static inline void erf(const Real* __restrict x, Real* __restrict y, int64_t n) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = math::erf(x[i]);
+}
+
+template <typename Real>
 static inline void sincos(const Real* __restrict x, Real* __restrict sine, Real* __restrict cosine, int64_t n) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) math::sincos(x[i], sine[i], cosine[i]);

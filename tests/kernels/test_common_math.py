@@ -1,4 +1,4 @@
-"""The vectorised exp, log, tanh, log1p, sin and cos of ``csrc/common/simd_math.h`` at every SIMD level.
+"""The vectorised exp, log, tanh, log1p, erf, sin and cos of ``csrc/common/simd_math.h`` at every SIMD level.
 
 float32 against NumPy in float64 over a stride through all bit patterns, float64 against mpmath. The bounds are the
 largest errors of an exhaustive run over all float32 (the slow test below, ``-m slow``) and of 2·10⁵ float64 samples,
@@ -10,13 +10,20 @@ import functools
 import mpmath
 import numpy as np
 import pytest
+import torch
 
 from tests.support.self_test import LEVELS, SUFFIX, call, library, math, ulps
 
-FLOAT_BOUNDS = {"exp": 0.90, "log": 0.86, "tanh": 2.5, "sin": 1.61, "cos": 1.61}
-DOUBLE_BOUNDS = {"exp": 0.90, "log": 0.90, "tanh": 2.5, "sin": 0.90, "cos": 0.90}
-C_NAME = {"exp": "exp", "log": "log", "tanh": "tanh", "sin": "sincos", "cos": "sincos"}
-TRUTH = {"exp": np.exp, "log": np.log, "tanh": np.tanh, "sin": np.sin, "cos": np.cos}
+FLOAT_BOUNDS = {"exp": 0.90, "log": 0.86, "tanh": 2.5, "erf": 1.55, "sin": 1.61, "cos": 1.61}
+DOUBLE_BOUNDS = {"exp": 0.90, "log": 0.90, "tanh": 2.5, "erf": 1.35, "sin": 0.90, "cos": 0.90}
+C_NAME = {"exp": "exp", "log": "log", "tanh": "tanh", "erf": "erf", "sin": "sincos", "cos": "sincos"}
+
+
+def float64_erf(x):
+    return torch.special.erf(torch.from_numpy(x.astype(np.float64))).numpy()
+
+
+TRUTH = {"exp": np.exp, "log": np.log, "tanh": np.tanh, "erf": float64_erf, "sin": np.sin, "cos": np.cos}
 LARGEST = float(np.finfo(np.float32).max)
 
 pytestmark = pytest.mark.parametrize("level", LEVELS)
@@ -80,6 +87,13 @@ def double_samples(name):
             np.sqrt([0.5, 2]).repeat(500) * generator.uniform(0.999, 1.001, 1000),
         ]
         parts = [np.abs(part) for part in parts]
+    elif name == "erf":
+        parts = [
+            generator.uniform(-6.5, 6.5, n),
+            generator.uniform(-1.5, 1.5, n),
+            np.exp(generator.uniform(-700, 1, n)),
+        ]
+        parts += [1 + generator.normal(size=n) * 1e-9]
     elif name == "tanh":
         parts = [generator.uniform(-20, 20, n), generator.uniform(-1, 1, n), np.exp(generator.uniform(-700, 1, n))]
         parts += [np.log(2) / 4 * np.arange(-120, 120), generator.normal(size=n) * 1e-9]
@@ -181,7 +195,7 @@ def test_no_element_is_missed(level, dtype):
     """Every length through two vectors and a tail; nothing behind the end is written."""
     x = np.linspace(0.1, 0.9, 40).astype(dtype)
     for n in range(x.size):
-        for name, results in (("exp", 1), ("log", 1), ("tanh", 1), ("log1p", 1), ("sincos", 2)):
+        for name, results in (("exp", 1), ("log", 1), ("tanh", 1), ("log1p", 1), ("erf", 1), ("sincos", 2)):
             outputs = [np.full(x.size, 7, dtype) for _ in range(results)]
             whole = math(level, name, x)
             call(getattr(library(level), f"cgm_self_test_{name}_{SUFFIX[x.dtype]}"), x, *outputs, n)
