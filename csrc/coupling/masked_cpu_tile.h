@@ -63,8 +63,8 @@ struct MaskedTile {
       const Real* added = problem.row_bias + row * problem.row_bias_stride + column + unit;
       for (int64_t lane = 0; lane < rows; ++lane) target[lane] += added[lane * problem.row_bias_stride];
     }
-    masked_accumulate(problem.weights[layer] + from * width, width, to - from, known_before(layer, first),
-                      state.values[layer], sums(layer, from, first));
+    ::cgm::CGM_LEVEL::lane_products<lanes>(problem.weights[layer] + from * width, width, to - from,
+                                           known_before(layer, first), state.values[layer], sums(layer, from, first));
   }
 
   void take_step(int64_t layer, int64_t first, int64_t step) const {
@@ -72,8 +72,9 @@ struct MaskedTile {
     if (from == to) return;
     const int64_t done = known_before(layer, first);
     Real* target = sums(layer, from, first);
-    masked_accumulate(problem.weights[layer] + from * width + done, width, to - from, known_inputs(layer, step) - done,
-                      state.values[layer] + done * lanes, target);
+    ::cgm::CGM_LEVEL::lane_products<lanes>(problem.weights[layer] + from * width + done, width, to - from,
+                                           known_inputs(layer, step) - done, state.values[layer] + done * lanes,
+                                           target);
     if (layer == plan.layers - 1) return solve(from / 2, to / 2, target);
     if (plan.residual && layer > 0 && layer % 2 == 0) add_skipped(layer, from, to, target);
     Real* values = state.values[layer + 1] + from * lanes;

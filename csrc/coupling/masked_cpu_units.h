@@ -2,92 +2,12 @@
 // solution of a dimension. The rows of a tile lie across the lanes: each unit is masked_lanes contiguous numbers.
 
 #include "common/baseline_math.h"
+#include "common/lane_products.h"
 #include "common/simd_math.h"
 
 namespace cgm {
 namespace coupling {
 namespace CGM_LEVEL {
-
-#if defined(CGM_LEVEL_AVX512)
-constexpr int masked_vector_bytes = 64;
-#elif defined(CGM_LEVEL_AVX2)
-constexpr int masked_vector_bytes = 32;
-#else
-constexpr int masked_vector_bytes = 16;
-#endif
-
-template <typename Real>
-struct MaskedVector {
-  typedef Real type __attribute__((vector_size(masked_vector_bytes)));
-  static constexpr int size = masked_vector_bytes / static_cast<int>(sizeof(Real));
-};
-
-template <typename Real>
-static inline __attribute__((always_inline)) typename MaskedVector<Real>::type masked_load(const Real* from) {
-  typename MaskedVector<Real>::type vector;
-  __builtin_memcpy(&vector, from, sizeof vector);
-  return vector;
-}
-
-// sums[u][lane] += Σ_c weights[u][c] · inputs[c][lane] for `Units` units and two vectors of lanes. Few units take their
-// columns in turn into several chains, which hide the latency of the additions.
-template <int Units, int Chains, typename Real>
-static inline void masked_sum_columns(const Real* __restrict weights, int64_t stride, int64_t columns,
-                                      const Real* __restrict inputs, Real* __restrict sums) {
-  using Vector = typename MaskedVector<Real>::type;
-  constexpr int size = MaskedVector<Real>::size, lanes = masked_lanes<Real>;
-  Vector total[Units][Chains][2] = {};
-  int64_t column = 0;
-  for (; column + Chains <= columns; column += Chains) {
-#pragma GCC unroll 4
-    for (int chain = 0; chain < Chains; ++chain) {
-      const Real* input = inputs + (column + chain) * lanes;
-      const Vector first = masked_load(input), second = masked_load(input + size);
-#pragma GCC unroll 4
-      for (int u = 0; u < Units; ++u) {
-        total[u][chain][0] += weights[u * stride + column + chain] * first;
-        total[u][chain][1] += weights[u * stride + column + chain] * second;
-      }
-    }
-  }
-  for (; column < columns; ++column) {
-    const Vector first = masked_load(inputs + column * lanes), second = masked_load(inputs + column * lanes + size);
-#pragma GCC unroll 4
-    for (int u = 0; u < Units; ++u) {
-      total[u][0][0] += weights[u * stride + column] * first;
-      total[u][0][1] += weights[u * stride + column] * second;
-    }
-  }
-#pragma GCC unroll 4
-  for (int u = 0; u < Units; ++u) {
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      Real* place = sums + u * lanes + half * size;
-      Vector sum = masked_load(place);
-#pragma GCC unroll 4
-      for (int chain = 0; chain < Chains; ++chain) sum += total[u][chain][half];
-      __builtin_memcpy(place, &sum, sizeof sum);
-    }
-  }
-}
-
-// The same for any number of units and all lanes of the tile.
-template <typename Real>
-static inline void masked_accumulate(const Real* weights, int64_t stride, int64_t units, int64_t columns,
-                                     const Real* inputs, Real* sums) {
-  constexpr int step = 2 * MaskedVector<Real>::size, lanes = masked_lanes<Real>;
-  if (columns == 0) return;
-  int64_t u = 0;
-  for (; u + 4 <= units; u += 4)
-    for (int lane = 0; lane < lanes; lane += step)
-      masked_sum_columns<4, 1>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
-  for (; u + 2 <= units; u += 2)
-    for (int lane = 0; lane < lanes; lane += step)
-      masked_sum_columns<2, 2>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
-  for (; u < units; ++u)
-    for (int lane = 0; lane < lanes; lane += step)
-      masked_sum_columns<1, 4>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
-}
 
 template <Activation kind, typename Real>
 static inline void masked_activate_all(const Real* sums, Real* values, int64_t count) {
