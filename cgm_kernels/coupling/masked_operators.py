@@ -49,14 +49,19 @@ def _backward(
     return grad_y, grad_parameters, rows, *([None] * (1 + len(ctx.options)))
 
 
+def _adjoint(grad_x: Tensor | None, grad_log_det: Tensor | None, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    with torch.autocast(x.device.type, enabled=False):  # a backward may be called where autocast is on
+        return masked_adjoint.masked_inverse_backward(grad_x, grad_log_det, x, *rest)
+
+
 # The adjoint sweep is the same torch code on every backend; an operator, so that graphs hold it whole.
 define(
     "masked_inverse_backward",
     f"(Tensor? grad_x, Tensor? grad_log_det, Tensor x, Tensor y, {_NETWORK}) -> (Tensor, Tensor, Tensor)",
     fake=_backward_fake,
-    triton=masked_adjoint.masked_inverse_backward,
+    triton=_adjoint,
 )
-torch.library.impl("cgm_native::masked_inverse_backward", ("CPU", "CUDA"), masked_adjoint.masked_inverse_backward)
+torch.library.impl("cgm_native::masked_inverse_backward", ("CPU", "CUDA"), _adjoint)
 
 register(
     "masked_inverse",

@@ -24,6 +24,7 @@ constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at 
 // mlp_backward in operators that the dispatcher knows, for batched and traced gradients.
 MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
                               const MlpForward& forward, at::TensorList layers, const MlpOptions& options) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
   static const auto couple = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
   const auto& scale = options.scale;

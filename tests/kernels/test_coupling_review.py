@@ -108,3 +108,14 @@ def test_fused_layers_take_batched_and_traced_gradients(call, used):
         torch.testing.assert_close(torch.zeros_like(exact) if grad is None else grad, exact)
     traced = torch.fx.experimental.proxy_tensor.make_fx(pull)(*(grad[0] for grad in grads))
     torch.testing.assert_close(traced(*(grad[1] for grad in grads)), [exact[1] for exact in expected])
+
+
+@pytest.mark.parametrize("call", BATCHED)
+def test_a_backward_where_autocast_is_on_keeps_its_precision(call):
+    generator = torch.Generator().manual_seed(0)
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in BATCHED[call]]
+    total = sum(output.square().sum() for output in call(*leaves))
+    expected = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = torch.autograd.grad(total, leaves, allow_unused=True)
+    torch.testing.assert_close(found, expected)

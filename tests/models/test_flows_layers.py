@@ -300,6 +300,26 @@ def test_splines_in_float32_invert_and_differentiate_with_extreme_parameters():
     assert gap[x.abs() < 10].max() < 1e-4
 
 
+@pytest.mark.parametrize("bound", [5.0, 1.0])
+@pytest.mark.parametrize("logits", [1.0, 3.0, 10.0, 100.0, 1e6, 1e20])
+def test_splines_in_float32_keep_what_they_promise(logits, bound):
+    generator = torch.Generator().manual_seed(0)
+    points = bound * (2.0 * torch.rand(10_000, generator=generator) - 1.0)
+    parameters = logits * torch.randn(10_000, 23, generator=generator)
+    x, _ = rational_quadratic_spline(points, parameters, bound, inverse=True)
+    y, _ = rational_quadratic_spline(x, parameters, bound)
+    assert (y - points).abs().max() <= 4e-4 * bound
+    y, slope = rational_quadratic_spline(points, parameters, bound)
+    x, back = rational_quadratic_spline(y, parameters, bound, inverse=True)
+    steep = slope > math.log(1e-2)
+    assert steep.float().mean() > 0.05 and x.isfinite().all() and back.isfinite().all()
+    assert (x - points)[steep].abs().max() <= 1e-4 * bound
+    exact, _ = rational_quadratic_spline(points.double(), parameters.double(), bound)
+    close = slope < math.log(10.0)
+    if logits <= 100.0:
+        assert (y - exact)[close].abs().max() <= 1e-4 * bound
+
+
 def test_networks_take_a_context_as_if_it_were_concatenated():
     torch.manual_seed(0)
     net = MLP(3, 2, (8, 8), context_dim=2, zero_last=False).double()

@@ -96,7 +96,9 @@ class DistributionBase(Base):
             with torch.random.fork_rng(devices=_cuda_devices(self.like)):
                 torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
                 z = draw(shape)
-        return z if temperature == 1.0 else torch.lerp(self.center(distribution), z, temperature)
+        if temperature != 1.0:
+            z = torch.lerp(self.center(distribution).to(z.dtype), z, temperature)
+        return z.to(self.like.dtype)
 
 
 class FixedBase(DistributionBase):

@@ -37,7 +37,8 @@ class Factorised(DistributionBase):
         self._build = build
 
     def distribution(self, context: Tensor | None) -> Distribution:
-        return self._build(self.like.new_zeros(self.event_shape))
+        wide = torch.promote_types(self.like.dtype, torch.float32)  # not every law draws in half precision
+        return self._build(self.like.new_zeros(self.event_shape, dtype=wide))
 
     def center(self, distribution: Distribution) -> Tensor:
         return self.like.new_zeros(())  # of symmetry; not every law here has a mean

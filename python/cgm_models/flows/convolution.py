@@ -13,7 +13,8 @@ from .transform import Transform
 class InvertibleConvolution(Transform):
     """From the data, ``z = W x`` over the channels (dimension 1) at every pixel; ``log|det ∂z/∂x| = h w log|det W|``.
 
-    The matrix is C×C, and what it costs (its determinant, its inverse) is paid once a call, not once a sample.
+    The matrix is C×C, and what it costs (its determinant, its inverse) is paid once a call, not once a sample. Half
+    precision is computed in float32.
 
     Args:
         parametrization: 'lu': ``W = P L (U + diag(±e^s))`` with a fixed permutation P and fixed signs, whose
@@ -43,32 +44,38 @@ class InvertibleConvolution(Transform):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.lu:
-            lower, upper = self._factors()
+            permutation, lower, upper = self._factors()
             # Of two triangular systems, as exact as W is well-conditioned.
-            rows = torch.linalg.solve_triangular(lower, self.permutation.t(), upper=False, unitriangular=True)
+            rows = torch.linalg.solve_triangular(lower, permutation.t(), upper=False, unitriangular=True)
             inverse = torch.linalg.solve_triangular(upper, rows, upper=True)
         else:
-            inverse = torch.linalg.inv(self.weight)
+            inverse = torch.linalg.inv(_wide(self.weight))
         return self._mix(inverse, z), -self._log_det(z)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.lu:
-            return self._mix(self.weight, x), self._log_det(x)
-        lower, upper = self._factors()
+            return self._mix(_wide(self.weight), x), self._log_det(x)
+        permutation, lower, upper = self._factors()
         with torch.autocast(x.device.type, enabled=False):
-            weight = self.permutation @ lower @ upper
+            weight = permutation @ lower @ upper
         return self._mix(weight, x), self._log_det(x)
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=self.lower.dtype, device=self.lower.device)
-        return lower, self.upper.triu(1) + torch.diag(self.sign * self.log_diagonal.exp())
+    def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        lower, upper, diagonal = _wide(self.lower), _wide(self.upper), _wide(self.log_diagonal)
+        unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+        return _wide(self.permutation), lower.tril(-1) + unit, upper.triu(1) + torch.diag(self.sign * diagonal.exp())
 
     def _log_det(self, x: Tensor) -> Tensor:
         """Of the inverse map: a scalar, expanded over the batch."""
-        log_det = self.log_diagonal.sum() if self.lu else torch.linalg.slogdet(self.weight).logabsdet
+        log_det = _wide(self.log_diagonal).sum() if self.lu else torch.linalg.slogdet(_wide(self.weight)).logabsdet
         return (log_det * x[0, 0].numel()).expand(len(x)) if len(x) else x.new_zeros(0)
 
     def _mix(self, weight: Tensor, x: Tensor) -> Tensor:
         # Not in the lower precision of autocast, in which the two directions would not undo each other.
         with torch.autocast(x.device.type, enabled=False):
-            return F.linear(x, weight) if x.ndim == 2 else (weight @ x.flatten(2)).view_as(x)
+            wide = x.to(weight.dtype)
+            return (F.linear(wide, weight) if x.ndim == 2 else (weight @ wide.flatten(2)).view_as(x)).to(x.dtype)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

@@ -12,6 +12,7 @@ LEAST_LOG_SCALE = -7.0
 def log_probabilities(parameters: Tensor, levels: Tensor, n_levels: int) -> Tensor:
     """log P(level), exact: the mass of the mixture in the level's cell, of [−1, 1] cut into ``n_levels``.
 
+    Half precision is computed in float32.
     The outermost cells reach to infinity, so that the probabilities sum to one. With a and b the cell's ends in units
     of a component, sigmoid(a) − sigmoid(b) = sigmoid(a) · sigmoid(−b) · (1 − e^(b − a)), whose logarithm loses nothing.
 
@@ -19,6 +20,7 @@ def log_probabilities(parameters: Tensor, levels: Tensor, n_levels: int) -> Tens
         parameters: (..., 3 K): logits of the weights, means, log-scales.
         levels: (...) whole numbers from 0 to n_levels − 1.
     """
+    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
     logits, means, log_scales = parameters.unflatten(-1, (3, -1)).unbind(-2)
     log_scales = LEAST_LOG_SCALE + F.softplus(log_scales - LEAST_LOG_SCALE)
     sharpness = torch.exp(-log_scales)

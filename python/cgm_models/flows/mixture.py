@@ -51,19 +51,22 @@ class MaskedMixture(Transform):
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         z, log_slope = _logit_cdf(x, *self._mixtures(x, context))
-        return z, log_slope.sum(1)
+        return z.to(x.dtype), log_slope.sum(1)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         columns = list(torch.zeros_like(z).unbind(1))
         for index in sorted(range(len(self.order)), key=self.order.__getitem__):
             mixtures = self._mixtures(torch.stack(columns, 1), context)
-            columns[index] = _solve(z[:, index], *(part[:, :, index] for part in mixtures))
+            root = _solve(z[:, index].to(mixtures[0].dtype), *(part[:, :, index] for part in mixtures))
+            columns[index] = root.to(z.dtype)
         x = torch.stack(columns, 1)
         return x, -self.inverse(x, context)[1]
 
     def _mixtures(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-weights, means and log-scales, each (batch, n_components, dim)."""
-        logits, means, scales = self.net(x, context).unflatten(1, (3, self.n_components, -1)).unbind(1)
+        """Log-weights, means and log-scales, each (batch, n_components, dim), of half precision in float32."""
+        outputs = self.net(x, context)
+        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        logits, means, scales = outputs.unflatten(1, (3, self.n_components, -1)).unbind(1)
         return logits.log_softmax(1), means, self.bound * torch.tanh(scales / self.bound)
 
 

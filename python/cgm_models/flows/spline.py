@@ -10,13 +10,18 @@ from torch import Tensor
 
 MIN_SIZE = 1e-3
 """Of a bin, as a share of the interval."""
-MIN_SLOPE = 1e-3
+MIN_SLOPE, MAX_SLOPE = 1e-3, 1e3
+"""At the knots; within a bin the slope may be anywhere above 0."""
 
 
 def rational_quadratic_spline(
     x: Tensor, parameters: Tensor, bound: float, *, inverse: bool = False
 ) -> tuple[Tensor, Tensor]:
     """A monotone map of [−bound, bound] onto itself, elementwise, and the log of its slope; the identity outside.
+
+    Half precision is computed in float32, and the root of the inverse in float64, so that whatever the parameters it is
+    as exact as the rounding of x and y allows: in float32 f(f⁻¹(y)) is y within 4·10⁻⁴ bound, and f⁻¹(f(x)) is x within
+    10⁻⁴ bound wherever the slope is above 0.01. What flatter places map together no float32 can part again.
 
     In the bin [x_k, x_k + w] → [y_k, y_k + h] with slopes d₀ and d₁ at its ends, ξ = (x − x_k) / w and s = h / w:
 
@@ -29,8 +34,12 @@ def rational_quadratic_spline(
         inverse: the inverse map, by the root of a quadratic equation.
 
     Returns:
-        The image of x, and the log of the slope of the map that was applied, both of the shape of x.
+        The image of x, and the log of the slope of the map that was applied, both of the shape of x; of half precision
+        the logarithm is float32.
     """
+    given = x.dtype
+    wide = torch.promote_types(torch.promote_types(given, parameters.dtype), torch.float32)
+    x, parameters = x.to(wide), parameters.to(wide)
     n_bins = (parameters.shape[-1] + 1) // 3
     inside = x.abs() < bound
     # The others take a point where every formula is finite, so that no gradient becomes NaN behind the mask.
@@ -42,9 +51,12 @@ def rational_quadratic_spline(
     index = (clamped.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
     both = torch.cat((index, index + 1), dim=-1)
     (x_0, x_1), (y_0, y_1), (d_0, d_1) = (values.gather(-1, both).unbind(-1) for values in (x_knots, y_knots, slopes))
-    evaluate = _inverse_in_bin if inverse else _in_bin
-    y, log_slope = evaluate(clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)
-    return torch.where(inside, y, x), torch.where(inside, log_slope, torch.zeros_like(x))
+    if inverse:
+        exact = [value.double() for value in (clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)]
+        y, log_slope = (value.to(wide) for value in _inverse_in_bin(*exact))
+    else:
+        y, log_slope = _in_bin(clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)
+    return torch.where(inside, y, x).to(given), torch.where(inside, log_slope, torch.zeros_like(x))
 
 
 def _knots(logits: Tensor, bound: float) -> Tensor:
@@ -57,7 +69,8 @@ def _knots(logits: Tensor, bound: float) -> Tensor:
 
 
 def _slopes(logits: Tensor) -> Tensor:
-    return MIN_SLOPE + F.softplus(logits + math.log(math.expm1(1.0 - MIN_SLOPE)))
+    slopes = MIN_SLOPE + F.softplus(logits + math.log(math.expm1(1.0 - MIN_SLOPE)))
+    return slopes.clamp_max(MAX_SLOPE)
 
 
 def _in_bin(
