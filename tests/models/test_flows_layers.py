@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from scipy.optimize import brentq
 
+from cgm_kernels.coupling.layout import passing_part
 from cgm_models.flows import Composition, Inverse, RealNVP, rational_quadratic_spline
 from cgm_models.flows.actnorm import ActNorm
 from cgm_models.flows.convolution import InvertibleConvolution
-from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling, passing_part
+from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling
 from cgm_models.flows.multiscale import MultiScale, ShiftPixels, Squeeze
 from cgm_models.flows.planar import MARGIN, Planar, SolvePlanar
 from cgm_models.flows.radial import Radial
@@ -74,16 +75,22 @@ def test_log_det_and_inverse(name):
         assert torch.equal(swapped[0], moved) and torch.equal(swapped[1], total)
 
 
-@pytest.mark.parametrize("k", [1, slice(0, 2), slice(0, None, 2), slice(1, None, 2)])
+SPLITS = [1, 0, 5, slice(0, 2), slice(None, 2), slice(3, None), slice(2, 2), slice(4, None, 3)]
+
+
+@pytest.mark.parametrize("k", [*SPLITS, slice(0, None, 2), slice(1, None, 2)], ids=str)
 def test_the_passing_part_is_what_the_split_leaves(k):
     channels = torch.arange(5)
     moved = channels[k:] if isinstance(k, int) else channels[k]
-    assert sorted([*moved.tolist(), *channels[passing_part(k)].tolist()]) == list(range(5))
+    assert sorted([*moved.tolist(), *channels[passing_part(k, 5)].tolist()]) == list(range(5))
 
 
-def test_a_split_with_no_passing_part_is_refused():
-    with pytest.raises(ValueError, match="split must be"):
-        passing_part(slice(1, 3))
+def test_splits_that_cut_no_event_in_two_are_refused():
+    with pytest.raises(ValueError, match="split must leave a slice of the 5 channels"):
+        passing_part(slice(1, 3), 5)
+    for split in (slice(1, 3), slice(0, None, 2), slice(2, None)):
+        with pytest.raises(ValueError, match=r"split must be an int or slice\(0, k\): got slice"):
+            AdditiveCoupling(MLP(2, 3, (8,)), split)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cgm_kernels import affine_coupling_event, affine_coupling_mlp
+from cgm_kernels.coupling.layout import passing_part
 
 from ..nets import MLP
 from .transform import Transform
@@ -21,7 +22,8 @@ class AffineCoupling(Transform):
     Args:
         conditioner: maps the part that passes, and the context, to the log-scales s, then the shifts t, along
             dimension 1.
-        split: an int k transforms the channels from k on; a slice that starts at 0 transforms the channels it selects.
+        split: an int k transforms the channels from k on; a slice transforms the channels it selects, and must leave a
+            slice of them.
         scale, bound: σ and what bounds it, as in ``cgm_kernels.affine_coupling``.
     """
 
@@ -29,7 +31,6 @@ class AffineCoupling(Transform):
         super().__init__()
         self.conditioner = conditioner
         self.split = split
-        self.passing = passing_part(split)
         self.scale, self.bound = scale, bound
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -53,18 +54,20 @@ class AffineCoupling(Transform):
             options["activation"] = conditioner.activation_name
             options["conditioning"] = conditioner.input.conditioning(context)
             return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
-        parameters = conditioner(x[:, self.passing], context)
+        parameters = conditioner(x[:, passing_part(self.split, x.shape[1])], context)
         return affine_coupling_event(x, parameters, self.split, log_det, **options)
 
 
 class AdditiveCoupling(Transform):
-    """``x_b = z_b + t``, ``x_a = z_a`` with ``t = conditioner(z_a, context)``: it keeps volumes (Dinh et al. 2015)."""
+    """``x_b = z_b + t``, ``x_a = z_a`` with ``t = conditioner(z_a, context)``: it keeps volumes (Dinh et al. 2015).
+
+    ``split`` is as in :class:`Halves`.
+    """
 
     def __init__(self, conditioner: nn.Module, split: int | slice) -> None:
         super().__init__()
         self.conditioner = conditioner
-        self.split = slice(split, None) if isinstance(split, int) else split
-        self.passing = passing_part(split)
+        self.halves = Halves(split)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.accumulate(z, context, None, inverse=False)
@@ -75,21 +78,28 @@ class AdditiveCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        passed = x[:, self.passing]
-        moved = torch.add(x[:, self.split], self.conditioner(passed, context), alpha=-1 if inverse else 1)
-        y = torch.cat((moved, passed) if self.split.start == 0 else (passed, moved), dim=1)
+        passed, moved = self.halves.cut(x)
+        moved = torch.add(moved, self.conditioner(passed, context), alpha=-1 if inverse else 1)
+        y = self.halves.join(passed, moved)
         return y, x.new_zeros(len(x)) if log_det is None else log_det
 
 
-def passing_part(split: int | slice) -> slice:
-    """The channels that a layer with this ``split`` leaves alone."""
-    if isinstance(split, int):
-        return slice(0, split)
-    if split.start == 0 and split.step in (None, 1):
-        return slice(split.stop, None)
-    if split.start in (0, 1) and split.stop is None and split.step == 2:
-        return slice(1 - split.start, None, 2)
-    raise ValueError(f"split must be an int, slice(0, k), slice(0, None, 2) or slice(1, None, 2): got {split}")
+class Halves:
+    """The two parts of the channels: an int k transforms those from k on, ``slice(0, k)`` those before k."""
+
+    def __init__(self, split: int | slice) -> None:
+        self.first = isinstance(split, slice)
+        if isinstance(split, slice) and (split.start or split.stop is None or split.step not in (None, 1)):
+            raise ValueError(f"split must be an int or slice(0, k): got {split}")
+        self.at = split.stop if isinstance(split, slice) else split
+
+    def cut(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The part that passes, and the one that is transformed."""
+        before, behind = x[:, : self.at], x[:, self.at :]
+        return (behind, before) if self.first else (before, behind)
+
+    def join(self, passed: Tensor, moved: Tensor) -> Tensor:
+        return torch.cat((moved, passed) if self.first else (passed, moved), dim=1)
 
 
 def alternating_split(index: int, dim: int) -> tuple[int | slice, int, int]:

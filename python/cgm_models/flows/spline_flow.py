@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..nets import MLP
 from .convolution import InvertibleConvolution
-from .coupling import alternating_split, passing_part
+from .coupling import Halves, alternating_split
 from .flow import Flow
 from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
 from .spline import MIN_SIZE, rational_quadratic_spline
@@ -24,15 +23,14 @@ class SplineCoupling(Transform):
 
     Args:
         conditioner: maps (batch, passing channels) and the context to (batch, transformed channels × (3 n_bins − 1)).
-        split: as ``AffineCoupling``'s, of events with one dimension.
+        split: as in ``Halves``.
         bound: outside [−bound, bound] the spline is the identity.
     """
 
     def __init__(self, conditioner: nn.Module, split: int | slice, bound: float) -> None:
         super().__init__()
         self.conditioner = conditioner
-        self.split = slice(split, None) if isinstance(split, int) else split
-        self.passing = passing_part(split)
+        self.halves = Halves(split)
         self.bound = bound
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -42,11 +40,10 @@ class SplineCoupling(Transform):
         return self._map(x, context, inverse=False)
 
     def _map(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        passed, moved = x[:, self.passing], x[:, self.split]
-        parameters = self.conditioner(passed, context).to(x.dtype).unflatten(1, (moved.shape[1], -1))
+        passed, moved = self.halves.cut(x)
+        parameters = self.conditioner(passed, context).unflatten(1, (moved.shape[1], -1))
         moved, log_slope = rational_quadratic_spline(moved, parameters, self.bound, inverse=inverse)
-        y = torch.cat((moved, passed) if self.split.start == 0 else (passed, moved), dim=1)
-        return y, log_slope.sum(1)
+        return self.halves.join(passed, moved), log_slope.sum(1)
 
 
 class NeuralSplineFlow(Flow):
