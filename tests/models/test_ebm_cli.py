@@ -42,7 +42,7 @@ def test_an_energy_model_is_fitted_sampled_and_evaluated_with_its_error(tmp_path
 
 def test_a_joint_model_of_digits_by_class(tmp_path, capsys):
     run = tmp_path / "digits"
-    shape = ("--network", "convolutional", "--hidden_features", "[4,8]", "--data_n", 200, "--conditional", "true")
+    shape = ("--hidden_features", "[8]", "--data_n", 200, "--conditional", "true")
     options = '{"n_steps": 2, "buffer_size": 50, "sample_steps": 2, "clamp": [0, 1]}'
     trainer = ("--trainer.max_steps", 3, "--trainer.batch_size", 20, "--quiet")
     arguments = (*shape, "--energy_options", options, *trainer)
@@ -54,7 +54,7 @@ def test_a_joint_model_of_digits_by_class(tmp_path, capsys):
 
 def test_a_left_out_class_and_other_sets_are_told_from_the_data(tmp_path, capsys):
     run = tmp_path / "digits"
-    shape = ("--network", "convolutional", "--hidden_features", "[4,8]", "--data_n", 400, "--data_without_class", "0")
+    shape = ("--hidden_features", "[8]", "--data_n", 400, "--data_without_class", "0")
     run_cgm("fit", "EnergyModel", "--data", "digits", "--out", run, *shape, *TINY)
     capsys.readouterr()
     run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--outliers", "patches", "--json")

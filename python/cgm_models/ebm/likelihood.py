@@ -14,6 +14,7 @@ from .annealing import Base, annealed_log_weights, summarise
 if TYPE_CHECKING:
     from .model import EnergyModel
 
+_CHAINS, _CHAINS_PER_CONTEXT = 1000, 50
 _HELD_OUT_CHAINS, _HELD_OUT_PER_CONTEXT, _HELD_OUT_TEMPERATURES = 512, 16, 100
 _CHUNK = 20_000  # chains at a time
 
@@ -47,10 +48,17 @@ def log_weights(
 
 
 def log_likelihood(
-    model: EnergyModel, u: Tensor, rows: Tensor | None, n_chains: int, n_temperatures: int, generator: Generator | None
+    model: EnergyModel,
+    u: Tensor,
+    rows: Tensor | None,
+    n_chains: int | None,
+    n_temperatures: int,
+    generator: Generator | None,
 ) -> Likelihood:
     """Of points ``u`` (n, *event) under the contexts (n, c), both as the model has them inside."""
     contexts, index = _distinct(rows, len(u))
+    if n_chains is None:
+        n_chains = max(_CHAINS_PER_CONTEXT, _CHAINS // (1 if contexts is None else len(contexts)))
     weights, acceptance = log_weights(model, contexts, n_chains, n_temperatures, generator)
     found = [summarise(row, acceptance) for row in weights]
     log_z, error = (torch.tensor([getattr(z, name) for z in found])[index].to(u) for name in ("value", "error"))

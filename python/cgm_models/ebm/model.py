@@ -204,11 +204,14 @@ class EnergyModel(Composable, GenerativeModel):
         x: Tensor,
         context: Tensor | None = None,
         *,
-        n_chains: int = 1000,
+        n_chains: int | None = None,
         n_temperatures: int = 500,
         generator: Generator | None = None,
     ) -> Likelihood:
-        """log p(x | context) of ``(batch, *event)``, with ``n_chains`` chains for every distinct context."""
+        """log p(x | context) of ``(batch, *event)``, with ``n_chains`` chains for every distinct context.
+
+        By default these are 1000 over all contexts, and at least 50 for each.
+        """
         u, rows = self.standardised(self._points(x)), self.rows(context, len(x))
         return log_likelihood(self, u, rows, n_chains, n_temperatures, generator)
 
