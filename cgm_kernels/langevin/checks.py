@@ -13,6 +13,8 @@ from torch import Tensor
 from ..checks import FLOATS, number, tensor
 from ..precision import HALVES
 
+_INTS = (int, torch.SymInt, numbers.Integral)
+
 
 def together(**tensors: Tensor) -> torch.dtype:
     """The dtype to which float tensors of one shape and device promote; the first decides shape and device."""
@@ -100,26 +102,25 @@ def out(value: Tensor, x: Tensor, dtype: torch.dtype) -> None:
 
 def overlaps_itself(value: Tensor) -> bool:
     """Whether two elements may share a place; strided windows that happen to miss each other count as overlapping."""
-    span = 0  # the distance from the first to the last element of the dimensions seen so far
-    for stride, size in sorted(zip(value.stride(), value.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride <= span:
+    dims = [(stride, size) for stride, size in zip(value.stride(), value.shape, strict=True) if size > 1]
+    for i, (stride, _) in enumerate(dims):  # no sorting, which is not traced for dynamic shapes
+        inside = sum((n - 1) * step for j, (step, n) in enumerate(dims) if j != i and step <= stride)
+        if stride <= inside:
             return True
-        span += stride * (size - 1)
     return False
 
 
 def shape(value: Any) -> tuple[int, ...]:
     """A shape: an int or a sequence of ints, none negative."""
-    if isinstance(value, bool) or not (hasattr(value, "__index__") or isinstance(value, Sequence)):
+    single = isinstance(value, _INTS)
+    if not single and not isinstance(value, Sequence):
         raise TypeError(f"shape must be an int or a sequence of ints: got {type(value).__name__}")
-    sizes = (value,) if hasattr(value, "__index__") else tuple(value)
+    sizes = (value,) if single else tuple(value)
     for size in sizes:
-        if isinstance(size, bool) or not hasattr(size, "__index__"):
+        if isinstance(size, bool) or not isinstance(size, _INTS):
             raise TypeError(f"shape must hold ints: got {value!r}")
         if size < 0:
-            raise ValueError(f"shape must not be negative: got {tuple(sizes)}")
+            raise ValueError(f"shape must not be negative: got {sizes}")
     return sizes
 
 
