@@ -136,6 +136,18 @@ def test_closed_forms_run_as_chains_of_the_same_draws(sampler):
     assert torch.equal(fused.state.noise, general.state.noise)
 
 
+@pytest.mark.parametrize("closed_form", [False, True])
+@pytest.mark.parametrize("make", [ULA, SGLD, lambda h, **o: AnnealedLangevin(h, temperatures=[1.0], **o)])
+def test_ranges_and_bounds_of_the_gradient_reach_the_steps(make, closed_form):
+    law = GaussianEnergy(torch.zeros(2).double(), std=0.1)
+    energy, x = law if closed_form else (lambda x: law(x)), 50.0 + start()
+    samples = make(0.01, clamp=(10.0, math.inf)).run(x, energy, 3, generator=seeded())
+    assert (samples.positions == 10.0).all()
+    free = make(0.01, max_grad_norm=1e-9).run(x, energy, 3, generator=seeded())
+    noise = ULA(0.01).run(x, EnergyGradient(torch.zeros_like), 3, generator=seeded())
+    torch.testing.assert_close(free.positions, noise.positions)
+
+
 def test_laws_with_a_density_are_targets():
     x = start(5, dtype=torch.float32)
     flow = RealNVP(dim=2, n_layers=2, hidden_features=(8,))
@@ -186,7 +198,10 @@ def test_a_context_conditions_the_energy_chain_by_chain(make):
 
 
 def test_labels_and_shared_contexts_reach_a_conditional_flow():
+    torch.manual_seed(0)
     flow = RealNVP(dim=2, context_dim=3, n_layers=2, hidden_features=(8,)).double()
+    for parameter in flow.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))
     for context in (torch.tensor([0, 1, 2, 0]), torch.tensor(1), torch.tensor([0.1, 0.2, 0.3]).double()):
         for sampler in (MALA(0.05), TemperedLangevin(0.05, (1.0, 2.0))):
             samples = sampler.run(start(4), flow, 2, context=context, generator=seeded())
