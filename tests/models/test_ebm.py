@@ -10,6 +10,7 @@ from cgm_models.ebm import EnergyModel, JointEnergyModel
 from cgm_models.ebm.chains import ChainOptions, run_chains
 from cgm_models.ebm.objectives import OBJECTIVES
 from cgm_models.ebm.replay import ReplayBuffer
+from cgm_models.nets import ConvEncoder
 from cgm_models.training import NonFiniteError, Trainer
 from tests.support.training import in_processes
 
@@ -276,3 +277,31 @@ def test_errors_of_the_points():
         conditional.energy(torch.zeros(4, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="start must be one of 'buffer', 'noise': got 'data'"):
         model.sample(4, start="data")
+
+
+@pytest.mark.parametrize("side", [8, 7])
+def test_the_convolutional_encoder_halves_images(side):
+    torch.manual_seed(0)
+    encoder = ConvEncoder((2, side, 8), 5, (4, 6, 8), context_dim=3)
+    x, context = torch.randn(6, 2, side, 8), torch.randn(6, 3)
+    whole = encoder(x, context)
+    assert whole.shape == (6, 5) and encoder.output.in_features == 8 * (side // 4) * 2
+    assert torch.allclose(encoder(x[:2], context[:2]), whole[:2], atol=1e-5)  # no image sees another
+    assert not torch.allclose(encoder(x, context + 1.0), whole)
+    with pytest.raises(ValueError, match="5 widths halve an image 4 times: too often"):
+        ConvEncoder((1, 8, 8), 1, (4,) * 5)
+    with pytest.raises(ValueError, match="it needs a context"):
+        encoder(x)
+
+
+def test_a_conditional_convolutional_model_has_labels_as_contexts():
+    torch.manual_seed(0)
+    model = EnergyModel((1, 8, 8), 3, "convolutional", (4, 8), n_steps=2, buffer_size=16, spectral_norm=1.0)
+    x, labels = torch.rand(12, 1, 8, 8), torch.arange(12) % 3
+    model.initialize(x, labels)
+    model.loss(x, labels).backward()
+    one_hot = torch.nn.functional.one_hot(labels, 3).float()
+    model.eval()
+    assert torch.equal(model.energy(x, labels), model.energy(x, one_hot))
+    assert (model.buffer.contexts[model.buffer.age > 0].sum(1) == 1).all()
+    assert model.sample(6, torch.tensor([0, 1, 2, 2, 1, 0]), generator=generator(), n_steps=2).shape == (6, 1, 8, 8)
