@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import coupling, flow_peers, machine, models, plot, registry, report, run, suite, targets
+from benchmarks import (
+    coupling,
+    flow_peers,
+    machine,
+    masked_inverse,
+    models,
+    plot,
+    registry,
+    report,
+    run,
+    suite,
+    targets,
+)
 from benchmarks.benchmark import compiled_backends
 from tests.support.benchmarks import FakeClock, fake_benchmark, result_with
 
@@ -53,6 +65,24 @@ def test_every_coupling_contender_computes_what_pytorch_does(kind, mode):
         problem = coupling.Problem(cell, mode, "cpu")
         problem.contender(name).call(0)
         problem.contender("eager").prepare()
+
+
+@pytest.mark.parametrize("mode", masked_inverse.MODES)
+@pytest.mark.parametrize("kind", masked_inverse.KINDS)
+def test_every_contender_of_the_masked_inverse_computes_what_pytorch_does(kind, mode):
+    problem = masked_inverse.Problem({"kind": kind, "n": 33, "d": 6}, mode, "cpu")
+    for name in (*compiled_backends("cpu"), "reference", "eager", "floor_gemm"):
+        problem.contender(name).call(0)
+    problem.contender("eager").prepare()
+
+
+def test_a_wrong_masked_inverse_is_found_out(monkeypatch):
+    right = masked_inverse.ours
+    monkeypatch.setattr(masked_inverse, "ours", lambda *inputs: (right(*inputs)[0] * 1.001, right(*inputs)[1]))
+    problem = masked_inverse.Problem({"kind": "affine", "n": 33, "d": 6}, "forward", "cpu")
+    with pytest.raises(AssertionError, match=r"reference at .* is off by"):
+        problem.contender("reference")
+    problem.contender("eager").prepare()
 
 
 @pytest.mark.parametrize("mode", coupling.MODES)

@@ -1,0 +1,161 @@
+"""The inverse of a masked autoregressive network: a MAF's samples, an IAF's densities; and with all gradients.
+
+Contenders: our backends; PyTorch eager written the best way, which masks the weights once and evaluates the whole
+network once for each dimension. The floor is the matrix products of one evaluation, into memory that is there already,
+and with the gradient those by its weights and inputs: the inverse cannot do with less.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import cgm_kernels
+from cgm_models.nets import MaskedMLP
+
+from .benchmark import Benchmark, Cell, Target, choose_backend, relative_error
+from .flow_peers import HIDDEN
+from .timing import Contender
+
+MODES = {"forward": "inverse", "forward_backward": "inverse + backward"}
+KINDS = {"standardize": "MAF sampling", "affine": "IAF density"}
+HEADLINES = [{"kind": "standardize", "n": 4096, "d": 64}]
+GRID = HEADLINES + [
+    {"kind": kind, "n": n, "d": d}
+    for kind in KINDS
+    for n, d in ((1, 2), (64, 8), (512, 16), (256, 256), (4096, 64))
+    if {"kind": kind, "n": n, "d": d} not in HEADLINES
+]
+QUICK_GRID = HEADLINES + [{"kind": "standardize", "n": 64, "d": 8}, {"kind": "affine", "n": 512, "d": 16}]
+TITLES = {
+    "native": "ours (native)",
+    "triton": "ours (Triton)",
+    "reference": "ours (reference)",
+    "eager": "PyTorch eager, d passes",
+    "floor_gemm": "floor: matrix products of one pass",
+}
+OURS = ("native", "triton", "reference")
+Pair = tuple[Tensor, Tensor]
+
+
+def eager(y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], masks: Sequence[Tensor], map: str) -> Pair:
+    """Pass k makes the k-th dimension right; the last one makes all of them differentiable."""
+    masked = [weight * mask for weight, mask in zip(weights, masks, strict=True)]
+    x = torch.zeros_like(y)
+    for _ in range(y.shape[1]):
+        h = x
+        for number, (weight, bias) in enumerate(zip(masked, biases, strict=True)):
+            h = F.linear(F.relu(h) if number else h, weight, bias)
+        s, t = h.chunk(2, 1)
+        x = torch.addcmul(t, y, s.exp()) if map == "standardize" else (y - t) * torch.exp(-s)
+    return x, s.sum(1) if map == "standardize" else -s.sum(1)
+
+
+def ours(y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], masks: Sequence[Tensor], map: str) -> Pair:
+    return cgm_kernels.masked_mlp_inverse(y, weights, biases, masks, map=map)
+
+
+class Problem:
+    """The points and the network of one cell, float32, and the contenders on them."""
+
+    def __init__(self, cell: Cell, mode: str, device: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
+        n, d = cell["n"], cell["d"]
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int, scale: float = 1.0) -> Tensor:
+            return (scale * torch.randn(shape, generator=generator)).to(device)
+
+        layers = MaskedMLP(list(range(d)), 2, (HIDDEN, HIDDEN)).layers
+        self.masks = [layer.mask.to(device) for layer in layers]
+        # Small enough that d passes in float32 agree with float64.
+        weights = [draw(*mask.shape, scale=0.3 / mask.shape[1] ** 0.5) for mask in self.masks]
+        self.inputs = [draw(n, d), *weights, *(draw(len(mask), scale=0.1) for mask in self.masks)]
+        for one in self.inputs:
+            one.requires_grad_(self.gradient)
+        self.cotangents = (draw(n, d), draw(n))
+
+    def contender(self, name: str, check: bool = True) -> Contender:
+        """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
+        if name == "floor_gemm":
+            return Contender(name, call=self._products())
+        if name not in ("eager", *OURS):
+            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        method, prepare = eager if name == "eager" else ours, choose_backend(name)
+        prepare()
+        if check and name != "eager":
+            self._check(name, method)
+        return Contender(name, call=lambda index: self._results(method, self.inputs), prepare=prepare)
+
+    def _results(self, method: Callable[..., Pair], inputs: Sequence[Tensor]) -> list[Tensor]:
+        y, *layers = inputs
+        half = len(layers) // 2
+        masks = [mask.to(y.dtype) for mask in self.masks] if y.dtype == torch.float64 else self.masks
+        found = method(y, layers[:half], layers[half:], masks, self.cell["kind"])
+        if not self.gradient:
+            return list(found)
+        cotangents = [one.to(y.dtype) for one in self.cotangents]
+        return [*(one.detach() for one in found), *torch.autograd.grad(found, inputs, cotangents)]
+
+    @functools.cached_property
+    def _expected(self) -> list[tuple[Tensor, float]]:
+        """Each result of PyTorch eager in float64, and float32 eager's error in it."""
+        exact = [one.detach().double().requires_grad_(self.gradient) for one in self.inputs]
+        pairs = zip(self._results(eager, exact), self._results(eager, self.inputs), strict=True)
+        return [(wanted, relative_error(rough, wanted)) for wanted, rough in pairs]
+
+    def _check(self, name: str, method: Callable[..., Pair]) -> None:
+        """The rule of the kernels: at most twice the error of PyTorch eager, and a tiny floor."""
+        for found, (wanted, bound) in zip(self._results(method, self.inputs), self._expected, strict=True):
+            error = relative_error(found, wanted)
+            if not (found.shape == wanted.shape and error <= 2 * bound + 1e-6):
+                raise AssertionError(f"{name} at {self.cell} is off by {error:.1e}, PyTorch eager by {bound:.1e}")
+
+    def _products(self) -> Callable[[int], None]:
+        n, d = self.cell["n"], self.cell["d"]
+        widths = (d, HIDDEN, HIDDEN, 2 * d)
+        values = [torch.zeros(n, width, device=self.device) for width in widths]
+        weights = [torch.zeros(pair, device=self.device) for pair in itertools.pairwise(widths)]
+        gradients, back = [torch.empty_like(one) for one in weights], [torch.empty_like(one) for one in values]
+
+        def call(index: int) -> None:
+            for layer, weight in enumerate(weights):
+                torch.mm(values[layer], weight, out=values[layer + 1])
+            for layer in reversed(range(len(weights))) if self.gradient else ():
+                torch.mm(values[layer].T, back[layer + 1], out=gradients[layer])
+                torch.mm(back[layer + 1], weights[layer].T, out=back[layer])
+
+        return call
+
+
+BENCHMARK = Benchmark(
+    name="masked_inverse",
+    title="Masked autoregressive inverse",
+    modes=MODES,
+    kinds=KINDS,
+    sizes={"n": "n = {:,}", "d": "d = {:,}"},
+    columns="kind, n, d",
+    grid=GRID,
+    quick_grid=QUICK_GRID,
+    headlines=HEADLINES,
+    titles=TITLES,
+    ours=OURS,
+    floors=("floor_gemm",),
+    floor_title="floor: matrix products",
+    problem=Problem,
+    targets=tuple(
+        Target("never slower than PyTorch", device, tuple(MODES), "eager", 0.95, lambda cell: True)
+        for device in ("cpu", "cuda")
+    ),
+    axis_title="points",
+    tiny={"kind": "standardize", "n": 8, "d": 4},
+    memory_cells=HEADLINES,
+    output_bytes=lambda cell, mode: 4 * cell["n"] * cell["d"] * (2 if mode == "forward_backward" else 1),
+)
