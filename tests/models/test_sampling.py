@@ -332,9 +332,9 @@ def test_a_bar_follows_the_steps(monkeypatch):
         yield lambda steps, **shown: moved.append((steps, shown))
 
     monkeypatch.setattr(sampler_module, "progress_bar", bar)
-    MALA(0.1).run(start(), energy, 1007, warmup=3, thin=4, progress=True)
-    assert titles == [("MALA", 1010, True)]
-    assert sum(steps for steps, _ in moved) == 1010 and 100 < len(moved) <= 203
+    MALA(0.1).run(start(), energy, 407, warmup=3, thin=4, progress=True)
+    assert titles == [("MALA", 410, True)]
+    assert sum(steps for steps, _ in moved) == 410 and 60 < len(moved) <= 206
     assert all(0.0 <= shown["acceptance"] <= 1.0 for _, shown in moved)
     moved.clear()
     ULA(0.1).run(start(), energy, 7)
