@@ -85,7 +85,7 @@ def test_histogram_of_independent_pixels():
     values = torch.linspace(-2.0, 1.5, n, dtype=torch.float64)
     model = MaximumEntropyModel(
         (n,), features=[{"name": "histogram", "n_bins": 3, "low": -1.5, "high": 1.5}], standardize=False,
-        regularization=epsilon, step_size=step, n_chains=32, n_iterations=600, steps_per_iteration=3,
+        whiten=False, regularization=epsilon, step_size=step, n_chains=32, n_iterations=600, steps_per_iteration=3,
         learning_rate=0.2,
     ).fit(values, generator=seeded(4))  # fmt: skip
     grid, centres, width = np.linspace(-6, 6, 401), np.array([-1.5, 0.0, 1.5]), 1.5
@@ -171,7 +171,7 @@ def test_classes_have_laws_of_their_own():
     fields = [field_of_spectrum(circular_spectrum_of_ar1(16, a)[1]) for a in (0.4, -0.4)]
     model = MaximumEntropyModel(
         (16,), context_dim=3, features=[{"name": "autocovariance", "max_lag": 1}], regularization=0.0,
-        standardize=False, step_size=0.15, n_iterations=200, n_chains=32, steps_per_iteration=3, learning_rate=0.2,
+        standardize=False, whiten=False, step_size=0.15, n_iterations=200, n_chains=32, steps_per_iteration=3, learning_rate=0.2,
         sample_steps=40,
     ).fit(torch.stack(fields), torch.tensor([0, 2]), generator=seeded(10))  # fmt: skip
     first, missing, last = model.multipliers.numpy()

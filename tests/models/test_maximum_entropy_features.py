@@ -134,7 +134,8 @@ def test_wavelets_by_direct_sums():
     filters = wavelet_filters((8, 8), J, L).numpy()
     z = np.fft.ifft2(np.fft.fft2(x.numpy()) * filters)
     z = z / np.sqrt((np.abs(z) ** 2).mean((0, 2, 3), keepdims=True))
-    m, w = np.log(1 + np.abs(z) ** 2), z / np.sqrt(1 + np.abs(z) ** 2)
+    w = z / np.sqrt(1 + np.abs(z) ** 2)
+    m = np.abs(z) ** 2 / (1 + np.abs(z) ** 2)
     parts = [m.sum((2, 3))]
     parts.append(np.stack([(m[:, a] * m[:, b]).sum((1, 2)) for a in range(J * L) for b in range(a, J * L)], 1))
     shifts = [(0, 1), (1, -1), (1, 0), (1, 1)]
@@ -174,8 +175,12 @@ def test_neighbour_counts():
     offset = x[0, :, None] - x[0]
     distance = (offset - offset.round()).norm(dim=-1)
     near = torch.sigmoid((0.2 - distance) / 0.02) * (1 - torch.eye(6))
-    direct = [float(torch.exp(-0.5 * (near.sum(1) - k) ** 2).sum()) for k in range(4)]
+    counts = near.sum(1)
+    direct = [float(torch.exp(-0.5 * (counts - k) ** 2).sum()) for k in range(3)]
+    direct.append(float(torch.exp(-0.5 * (counts - 3).clamp_max(0.0) ** 2).sum()))
     np.testing.assert_allclose(build("neighbour_counts", (6, 2))(x)[0], direct, rtol=1e-6)
+    crowd = build("neighbour_counts", (6, 2))(torch.full((1, 6, 2), 0.5, dtype=torch.float64))[0]
+    assert float(crowd[3]) == pytest.approx(6.0)
 
 
 # --- symmetries, gradients, what they are made of

@@ -68,7 +68,8 @@ class PairCounts(_PointFeature):
 class NeighbourCounts(_PointFeature):
     """F_k(x) = Σ_i exp(−(n_i − k)² / 2): how many points have about k others within ``radius``.
 
-    n_i = Σ_{j≠i} σ((radius − |x_i − x_j|) / w), w = softness · radius, k = 0, …, n_counts − 1.
+    n_i = Σ_{j≠i} σ((radius − |x_i − x_j|) / w), w = softness · radius, k = 0, …, n_counts − 1; the last one counts
+    points with more neighbours as well (n_i − k is taken to be at most 0), so that no crowd escapes the statistics.
     """
 
     name = "neighbour_counts"
@@ -92,4 +93,6 @@ class NeighbourCounts(_PointFeature):
         neighbours = near.new_zeros(len(x), self.n_points)
         for end in self.pairs:
             neighbours = neighbours.index_add(1, end, near)
-        return torch.exp(-0.5 * (neighbours[..., None] - self.counts.to(x)).square()).sum(1)
+        above = neighbours[..., None] - self.counts.to(x)
+        above = torch.cat((above[..., :-1], above[..., -1:].clamp_max(0.0)), dim=-1)
+        return torch.exp(-0.5 * above.square()).sum(1)

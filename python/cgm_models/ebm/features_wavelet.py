@@ -1,7 +1,8 @@
 """Statistics of oriented wavelets of textures: how strong the bands are, and how they go together.
 
 They are those that Portilla and Simoncelli 2000 ("A parametric texture model based on joint statistics of complex
-wavelet coefficients") found to matter, growing so slowly that any ε > 0 in front of ‖x‖² makes the law normalisable.
+wavelet coefficients") found to matter, in a bounded form. That makes the law normalisable for any ε > 0 in front of
+‖x‖², and it keeps the products of bands, which attract, from running away together.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from .options import check_whole
 class Wavelets(Feature):
     """Sums over the sites of products of the bands z = x * ψ of analytic wavelets, J scales by L orientations.
 
-    With z in units of its root mean square over the example, m = log(1 + |z|²), w = z/√(1 + |z|²), in every channel:
+    With z in units of its root mean square over the example, w = z/√(1 + |z|²) and m = |w|², in every channel:
 
     - Σ m_a for every band a, and Σ m_a m_b for every pair a ≤ b,
     - Σ_t m_a(t) m_a(t + s 2^j) for a of scale j and the shifts s of half of the square |s| ≤ max_shift but 0,
@@ -74,14 +75,14 @@ class Wavelets(Feature):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self._bands(x)
-        power = squared_modulus(z)
-        strength = torch.log1p(power)
+        w = z * torch.rsqrt(1.0 + squared_modulus(z))
+        strength = squared_modulus(w)
         products = strength @ strength.mT
         found = [strength.sum(-1), products[..., self.pairs[0], self.pairs[1]]]
         if self.shifts.shape[1]:
             found.append(self._shifted(strength))
         if self.n_scales > 1:
-            found.append(self._phases(z * torch.rsqrt(1.0 + power)))
+            found.append(self._phases(w))
         return torch.cat([part.flatten(1) for part in found], dim=1)
 
     def _bands(self, x: Tensor) -> Tensor:

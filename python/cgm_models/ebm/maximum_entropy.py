@@ -14,7 +14,7 @@ from ..model import GenerativeModel, class_labels
 from . import features_points, features_spectral, features_texture, features_wavelet  # noqa: F401  they register
 from .coordinates import Coordinates
 from .features import FeatureList
-from .maximum_entropy_fit import check_fit_options, fit_model, run_chains
+from .maximum_entropy_fit import check_fit_options, deviations, fit_model, run_chains
 from .options import check_not_negative, check_whole, resolve_event_shape
 
 
@@ -46,7 +46,7 @@ class MaximumEntropyModel(GenerativeModel):
             convolution; pair_counts, neighbour_counts of points. By default autocovariance of signals, wavelets,
             histogram and autocovariance of images, pair_counts of points.
         regularization: ε; by default ½ of fields, so that the reference is normal, and 0 of points.
-        whiten: whether chains move in whitened coordinates; by default those of images do.
+        whiten: whether chains move in whitened coordinates; by default those of fields do.
         standardize: subtract the mean of the example and divide by its standard deviation.
         n_iterations: steps of θ.
         n_chains: persistent chains (of each class).
@@ -97,8 +97,7 @@ class MaximumEntropyModel(GenerativeModel):
         self.n_classes = max(1, context_dim)
         self.features = FeatureList(self.event_shape, _default(self.event_shape) if features is None else features)
         periodic = self.features.periodic
-        image = len(self.event_shape) == 3
-        whiten = image and not periodic if whiten is None else whiten
+        whiten = not periodic if whiten is None else whiten
         if whiten and periodic:
             raise ValueError("whiten is for signals and images: points on the torus have no spectrum to divide by")
         if regularization is None:
@@ -187,20 +186,18 @@ class MaximumEntropyModel(GenerativeModel):
 
     @torch.no_grad()
     def mismatch(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
-        """How far the mean statistics of ``x`` (n, *event) are from the example's: |mean F(x) − F(x₀)| / |F(x₀)|.
+        """How far the mean statistics of ``x`` (n, *event) are from the example's, (mean F(x) − F(x₀))/σ by feature.
 
-        The Euclidean norms over the numbers of every feature, by its name; the root mean square over classes.
+        σ is the standard deviation of every statistic between samples of the law, as the fit estimated it; the values
+        are root mean squares over the statistics of a feature, and over classes. n independent samples of the law that
+        has the example's statistics give about 1/√n.
         """
         self._check_fitted()
         labels = self._labels(context, len(x))
-        found = self.statistics(x, context)
-        squares: dict[str, list[float]] = {}
-        for label in labels.unique().tolist():
-            means = self.features.split(found[labels == label].double().mean(0))
-            for name, wanted in self.features.split(self.target[label].double()).items():
-                relative = (means[name] - wanted).norm() / wanted.norm().clamp_min(1e-12)
-                squares.setdefault(name, []).append(float(relative) ** 2)
-        return {name: (sum(values) / len(values)) ** 0.5 for name, values in squares.items()}
+        found, present = self.statistics(x, context), labels.unique().tolist()
+        gaps = torch.stack([found[labels == label].mean(0) - self.target[label] for label in present])
+        relative = gaps.double() / deviations(self.covariance[present])
+        return {name: float(part.square().mean().sqrt()) for name, part in self.features.split(relative).items()}
 
     @torch.no_grad()
     def positions(self) -> Tensor:

@@ -169,9 +169,7 @@ def _newton(model: MaximumEntropyModel, gap: Tensor) -> Tensor:
     shrinkage = _SHRINKAGE * K / (K + model.n_chains * _window(model))
     for label in (model.class_counts > 0).nonzero().flatten().tolist():
         own, wanted = model.covariance[label].double(), gap[label].double()
-        spread = own.diagonal()
-        spread = spread.clamp_min(_LEAST_VARIANCE * spread.max()) if spread.max() > 0 else torch.ones_like(spread)
-        deviation = spread.sqrt()
+        deviation = deviations(own)
         free = torch.ones_like(wanted, dtype=torch.bool)
         if model.bound is not None:
             free = (model.theta[label].abs() < model.bound) | (model.theta[label] * wanted < 0)
@@ -183,8 +181,16 @@ def _newton(model: MaximumEntropyModel, gap: Tensor) -> Tensor:
 
 
 def _mismatch(model: MaximumEntropyModel, means: Tensor) -> float:
-    gap = ((means - model.target).norm(dim=1) / model.target.norm(dim=1).clamp_min(1e-12))[model.class_counts > 0]
+    present = model.class_counts > 0
+    gap = (means - model.target)[present].double() / deviations(model.covariance[present])
     return float(gap.square().mean().sqrt())
+
+
+def deviations(covariance: Tensor) -> Tensor:
+    """The standard deviations (..., K) of statistics, in float64; those that hardly vary are not taken for exact."""
+    spread = covariance.double().diagonal(dim1=-2, dim2=-1)
+    largest = spread.amax(-1, keepdim=True)
+    return torch.where(largest > 0, spread.clamp_min(_LEAST_VARIANCE * largest), 1.0).sqrt()
 
 
 def _check_data(model: MaximumEntropyModel, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
