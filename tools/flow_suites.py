@@ -1,7 +1,9 @@
-"""Runs the own tests of nflows, normflows and zuko, without and with our patch, and compares every outcome.
+"""Runs the own tests of nflows, normflows, zuko or torchebm, without and with our patch, and compares every outcome.
 
     pip download --no-deps --no-binary :all: nflows normflows zuko -d SOURCES
     python tools/flow_suites.py SOURCES/*.tar.gz
+
+torchebm's archives leave its tests out: its repository holds them.
 
 A SOURCE is a library's source archive, or a folder that holds the library and its tests; the tests run against the
 library in it. The exit status is 0 where, for each, every test has the same outcome both times and at least one call
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import suite
 
-LIBRARIES = ("nflows", "normflows", "zuko")
+LIBRARIES = ("nflows", "normflows", "zuko", "torchebm")
 # nflows names its test files *_test.py, and its base classes are tests only where they are imported.
 _TESTS = re.compile(r"(test_.*|.*_test)\.py")
 

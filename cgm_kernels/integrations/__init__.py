@@ -1,4 +1,4 @@
-"""Other people's libraries on our kernels: same calls, same numbers, reversible.
+"""Other people's libraries on our kernels: same calls, same numbers (torchebm: of the same law), reversible.
 
 ``patch("pot")`` routes functions and methods of an installed library to ours wherever the result is the same, and
 leaves every other call to the library; ``accelerate(model)`` does so for one model of normflows, nflows or zuko alone.
@@ -19,7 +19,7 @@ from ._report import Calls, Report, take
 
 __all__ = ["Accelerated", "Calls", "Patch", "Report", "Swap", "accelerate", "patch", "report", "status", "unpatch"]
 
-_MODULES = {"pot": ".pot", "normflows": ".normflows", "nflows": ".nflows", "zuko": ".zuko"}
+_MODULES = {"pot": ".pot", "normflows": ".normflows", "nflows": ".nflows", "zuko": ".zuko", "torchebm": ".torchebm"}
 _FLOWS = ("normflows", "nflows", "zuko")
 _ALIASES = {"ot": "pot"}
 
@@ -45,7 +45,7 @@ def _name(library: str) -> str:
 
 
 def patch(library: str) -> Patch:
-    """Route ``library`` ("pot", also "ot"; "normflows", "nflows", "zuko") to our kernels, at once and in every thread.
+    """Route ``library`` ("pot", also "ot"; "normflows", "nflows", "zuko", "torchebm") to our kernels in every thread.
 
     The result is a context manager: ``with patch("pot"): ...`` takes the patch back at the end of the block. Patches
     count: the first one replaces the functions, in every loaded module of the library that refers to them; the library
