@@ -12,7 +12,7 @@ advanced by 1, on the device. Loops that CUDA graphs capture give a state.
 
 Half precision is computed in float32, under autocast too. NaN and infinities propagate as in the formula, within their
 element. Where a gradient is wanted the arithmetic is PyTorch's over the same noise, differentiable to any order and in
-forward mode.
+forward mode; under ``torch.func.vmap`` all samples share the noise of the call.
 """
 
 from __future__ import annotations
