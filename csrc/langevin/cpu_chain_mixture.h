@@ -53,25 +53,35 @@ struct MixtureTile {
       for (int64_t j = 0; j < chain.dims; ++j) chain.out[(first + lane) * chain.dims + j] = memory.x[j * lanes + lane];
   }
 
-  // The normals of a step come chain by chain and are turned.
+  // The normals of a step come chain by chain and are turned: at once where they fill one buffer.
   void draw(int64_t step, NormalBuffer<Real>& buffer) const {
     const int64_t dims = chain.dims, elements = count * dims;
     const Stream stream = stream_at(chain, step);
+    if (dims * lanes <= tile_elements) {
+      const Real* z = normals_of(stream, first * dims, elements, buffer);
+      if (dims == 1) return turn<1>(z, 1);
+      if (dims == 2) return turn<2>(z, 2);
+      return turn<0>(z, dims);
+    }
     for (int64_t done = 0; done < elements; done += tile_elements) {
       const int64_t n = elements - done < tile_elements ? elements - done : tile_elements;
-      const Real* __restrict z = normals_of(stream, first * dims + done, n, buffer);
-      Real* __restrict noise = memory.noise;
-      if (dims == 2) {
-#pragma omp simd
-        for (int lane = 0; lane < lanes; ++lane) noise[lane] = z[2 * lane], noise[lanes + lane] = z[2 * lane + 1];
-        return;
-      }
+      const Real* z = normals_of(stream, first * dims + done, n, buffer);
       int64_t lane = done / dims, j = done % dims;
       for (int64_t i = 0; i < n; ++i) {
-        noise[j * lanes + lane] = z[i];
+        memory.noise[j * lanes + lane] = z[i];
         if (++j == dims) j = 0, ++lane;
       }
     }
+  }
+
+  // The dimensions are `fixed` where that is not 0. Lanes without a chain get what the buffer holds.
+  template <int fixed>
+  void turn(const Real* __restrict z, int64_t dims) const {
+    const int64_t stride = fixed > 0 ? fixed : dims;
+    Real* __restrict noise = memory.noise;
+    for (int64_t j = 0; j < stride; ++j)
+#pragma omp simd
+      for (int lane = 0; lane < lanes; ++lane) noise[j * lanes + lane] = z[lane * stride + j];
   }
 
   // ĝ = g·min(1, c / ‖g‖) in each lane.

@@ -19,6 +19,16 @@ struct Shares {
   alignas(64) Real top[chain_lanes<Real>], mass[chain_lanes<Real>];
 };
 
+// e^x for x <= 0, and zero where the result would be subnormal: a share of nothing.
+template <typename Real>
+static inline __attribute__((always_inline)) Real share_of(Real x) {
+  constexpr Real least = sizeof(Real) == 4 ? Real(-87) : Real(-708);
+  Real shifted;
+  const Real fraction = ::cgm::CGM_LEVEL::math::exp_fraction(x < least ? least : x, shifted);
+  const Real power = ::cgm::CGM_LEVEL::math::power_of(shifted);
+  return x < least ? Real(0) : power + power * fraction;
+}
+
 // Joins exponent l to a lane: what is there is to be multiplied by `rescale`, what comes by `share`. A form that
 // overflowed is cut, so that l is -inf for a component of weight zero alone and top never is; NaN goes on.
 template <typename Real>
@@ -28,7 +38,7 @@ static inline __attribute__((always_inline)) void join(Real log_weight, Real for
   const Real exponent = log_weight + (half < lowest(Real()) ? lowest(Real()) : half);
   const Real gap = exponent - top;
   const bool above = gap > 0;
-  const Real factor = ::cgm::CGM_LEVEL::math::exp(above ? -gap : gap);
+  const Real factor = share_of(above ? -gap : gap);
   rescale = above ? factor : Real(1);
   share = above ? Real(1) : factor;
   top = above ? exponent : top;
