@@ -11,23 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from .._register import define
+from . import triton_chain
 
 _DYNAMICS = (
     "Tensor(a!) state, int n_steps, Tensor? step_sizes, float step_size, Tensor? temperatures, float temperature, "
     "float max_grad_norm, float low, float high"
 )
-
-
-def _mixture_triton(*arguments: Any) -> Tensor:
-    from . import triton_chain
-
-    return triton_chain.mixture(*arguments)
-
-
-def _mlp_triton(*arguments: Any) -> Tensor:
-    from . import triton_chain
-
-    return triton_chain.mlp(*arguments)
 
 
 def _fake(x: Tensor, *_: Any) -> Tensor:
@@ -39,7 +28,7 @@ define(
     "langevin_chain_mixture",
     f"(Tensor x, Tensor log_weights, Tensor means, Tensor precisions, int[] ends, {_DYNAMICS}) -> Tensor",
     fake=_fake,
-    triton=_mixture_triton,
+    triton=triton_chain.mixture,
 )
 # `parameters` holds the weights (out, in) of all layers and then the biases, `widths` d and the outputs of each layer;
 # `activation` counts in ACTIVATIONS.
@@ -47,5 +36,5 @@ define(
     "langevin_chain_mlp",
     f"(Tensor x, Tensor parameters, int[] widths, int activation, float slope, {_DYNAMICS}) -> Tensor",
     fake=_fake,
-    triton=_mlp_triton,
+    triton=triton_chain.mlp,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable
@@ -19,14 +18,8 @@ from cgm_kernels.langevin.activations import ACTIVATIONS
 from cgm_kernels.philox import normal_reference
 from tests.support.backends import fused, running
 
-HAS_TRITON = importlib.util.find_spec("cgm_kernels.langevin.triton_chain") is not None
 RUNNING, FUSED = (
-    [
-        pytest.param(*pair.values[0], id=pair.id, marks=pair.marks)
-        for pair in pairs
-        if HAS_TRITON or pair.values[0][0] != "triton"
-    ]
-    for pairs in (running(), fused())
+    [pytest.param(*pair.values[0], id=pair.id, marks=pair.marks) for pair in pairs] for pairs in (running(), fused())
 )
 CPU_NATIVE = pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
 STEP = 0.02
