@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from cgm_models.model import GenerativeModel, load
+from cgm_models.registry import find as find_model
 from cgm_models.training import write_atomic
 
-from . import pictures, problems, results
+from . import annealed, pictures, problems, results
 from .configuration import FOLDER, Configuration, read_all
 from .results import Result, Run
 
@@ -18,6 +19,8 @@ Written by `make fidelity` from the committed [configurations](configurations), 
 [weights](weights), which the tests evaluate again. The score is that of the median seed with the standard error over
 the test points, in brackets the range over the seeds; the weights are the median seed's. Times of a step and of
 sampling are medians, taken of all models in one go; that of the training is as it was, on a machine with other work.
+Of models marked "annealed", energy-based ones, log Z is an estimate by annealed importance sampling of {chains} chains
+and {temperatures} temperatures; its standard error is part of theirs.
 """
 
 
@@ -33,7 +36,8 @@ def render() -> str:
     """The page."""
     known = read_all()
     sections = [_section(problems.find(name)) for name in problems.NAMES if name in [c.problem for c in known]]
-    return "\n".join([_HEAD, *sections])
+    head = _HEAD.format(chains=annealed.N_CHAINS, temperatures=annealed.N_TEMPERATURES)
+    return "\n".join([head, *sections])
 
 
 def _ranked(name: str) -> dict[Configuration, Result]:
@@ -70,8 +74,9 @@ def _row(problem: problems.Problem, configuration: Configuration, result: Result
     target = ""
     if configuration.target is not None:
         target = f"≤ {configuration.target:g}: {met(run.value, configuration.target)}"
+    mark = ", annealed" if annealed.is_annealed(find_model(configuration.model)) else ""
     cells = (
-        f"[{configuration.model}](configurations/{configuration.name}.yaml)",
+        f"[{configuration.model}](configurations/{configuration.name}.yaml){mark}",
         f"{run.value:.4f} ± {run.error:.4f}{spread}",
         f"{len(values)} of {configuration.n_seeds}",
         target,

@@ -7,6 +7,7 @@ import torch
 from cgm_models import data, plots
 from cgm_models.model import GenerativeModel
 
+from . import annealed
 from .configuration import FOLDER
 from .problems import Problem
 
@@ -27,7 +28,7 @@ def draw(problem: Problem, models: dict[str, GenerativeModel]) -> None:
         plots.sample_grid(torch.cat(rows), path, columns=_IMAGES, row_labels=["held out", *models])
     else:
         law = data.density(problem.name)
-        densities = {"truth": law.log_prob, **{name: model.log_prob for name, model in models.items()}}
+        densities = {"truth": law.log_prob, **{name: annealed.density(model) for name, model in models.items()}}
         plots.density_panels(densities, _square(law.extent), path, columns=_COLUMNS)
 
 
