@@ -55,7 +55,10 @@ class Spread:
             wide = value.expand(n_components, dims) if self.per_dimension else value.expand(n_components)
             logs = torch.log(wide)
             return wide**-2, constant - (logs.sum(1) if self.per_dimension else dims * logs)
-        factor = torch.linalg.cholesky(value)
+        value = 0.5 * (value + value.mT)  # kernels read a column where they want a row
+        # No error is raised, which would wait for the device: a matrix that has lost its sign since gives NaN.
+        factor, failed = torch.linalg.cholesky_ex(value)
+        factor = torch.where(failed[..., None, None] == 0, factor, torch.full_like(factor, torch.nan))
         half_log_det = torch.diagonal(factor, dim1=-2, dim2=-1).log().sum(-1).expand(n_components)
         if self.name.startswith("precision"):
             return value.expand(n_components, dims, dims), constant + half_log_det
