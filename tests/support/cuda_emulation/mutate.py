@@ -88,9 +88,9 @@ def mutations_of_line(line: str) -> list[tuple[str, str]]:
     return found
 
 
-def mutants(op: str, csrc: Path) -> list[Mutant]:
+def mutants(op: str, part: str, csrc: Path) -> list[Mutant]:
     found = []
-    for path in sorted((csrc / op).glob("cuda*")):
+    for path in sorted((csrc / op).glob(f"{part}_cuda*" if part else "cuda*")):
         if "__device__" not in path.read_text():
             continue  # the host side
         for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -100,9 +100,9 @@ def mutants(op: str, csrc: Path) -> list[Mutant]:
     return found
 
 
-def survives(library: Path, op: str, seeds: list[int], environment: dict[str, str] | None) -> str | None:
+def survives(library: Path, name: str, seeds: list[int], environment: dict[str, str] | None) -> str | None:
     """None when the library passes all cases, else what happened."""
-    command = [sys.executable, "-m", f"tests.support.cuda_emulation.{op}", str(library), *map(str, seeds)]
+    command = [sys.executable, "-m", f"tests.support.cuda_emulation.{name}", str(library), *map(str, seeds)]
     environment = {**(environment or os.environ), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     try:
         result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT)
@@ -115,7 +115,11 @@ def survives(library: Path, op: str, seeds: list[int], environment: dict[str, st
     return f"{reason} ({(result.stdout.strip().splitlines() or ['no case'])[-1]})"
 
 
-def judge(op: str, mutant: Mutant, original: Path) -> str | None:
+def name_of(op: str, part: str) -> str:
+    return f"{op}_{part}" if part else op
+
+
+def judge(op: str, part: str, mutant: Mutant, original: Path) -> str | None:
     """What killed the mutant; None when it lives."""
     with tempfile.TemporaryDirectory() as folder:
         csrc = Path(folder) / "csrc"
@@ -129,22 +133,23 @@ def judge(op: str, mutant: Mutant, original: Path) -> str | None:
             if sanitize and environment is None:
                 continue
             try:
-                library = build(op, sanitize=sanitize, csrc=csrc)
+                library = build(op, part=part, sanitize=sanitize, csrc=csrc)
             except RuntimeError:
                 return "does not compile"
-            verdict = survives(library, op, seeds, environment)
+            verdict = survives(library, name_of(op, part), seeds, environment)
             library.unlink()
             if verdict is not None:
                 return verdict
     return None
 
 
-def report(op: str, verdicts: dict[Mutant, str | None], reasons: dict[str, str], minutes: float) -> str:
+def report(op: str, part: str, verdicts: dict[Mutant, str | None], reasons: dict[str, str], minutes: float) -> str:
     kinds = sorted({mutant.kind for mutant in verdicts})
     lines = [
-        f"# Mutations of csrc/{op}",
+        f"# Mutations of csrc/{op}{f', {part}' if part else ''}",
         "",
-        f"Written by `python -m tests.support.cuda_emulation.mutate {op}` in {minutes:.0f} minutes.",
+        f"Written by `python -m tests.support.cuda_emulation.mutate {op}{f' --part {part}' if part else ''}` in "
+        f"{minutes:.0f} minutes.",
         "",
         "| mutation | mutants | killed | kill rate |",
         "|---|---|---|---|",
@@ -164,6 +169,7 @@ def report(op: str, verdicts: dict[Mutant, str | None], reasons: dict[str, str],
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("op")
+    parser.add_argument("--part", default="", help="of the operation: mutates <part>_cuda*")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", default="", help="mutate only lines that contain this text; writes no file")
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
@@ -171,7 +177,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         original = Path(folder) / "csrc"
         shutil.copytree(ROOT / "csrc", original)
-        chosen = [mutant for mutant in mutants(options.op, original) if options.only in mutant.before]
+        chosen = [mutant for mutant in mutants(options.op, options.part, original) if options.only in mutant.before]
         if options.list:
             print(*(f"{m.file}:{m.line} [{m.kind}] {m.key}" for m in chosen), sep="\n")
             return 0
@@ -180,12 +186,13 @@ def main() -> int:
 
 def judge_all(options: argparse.Namespace, chosen: list[Mutant], original: Path) -> int:
     start = time.time()
-    if (verdict := survives(build(options.op), options.op, [0, 1, 2], None)) is not None:
+    name = name_of(options.op, options.part)
+    if (verdict := survives(build(options.op, part=options.part), name, [0, 1, 2], None)) is not None:
         print(f"the original itself fails: {verdict}")
         return 2
     verdicts: dict[Mutant, str | None] = {}
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(judge, options.op, mutant, original): mutant for mutant in chosen}
+        jobs = {pool.submit(judge, options.op, options.part, mutant, original): mutant for mutant in chosen}
         for job in concurrent.futures.as_completed(jobs):
             mutant, verdict = jobs[job], job.result()
             verdicts[mutant] = verdict
@@ -195,12 +202,12 @@ def judge_all(options: argparse.Namespace, chosen: list[Mutant], original: Path)
                 flush=True,
             )
     verdicts = {mutant: verdicts[mutant] for mutant in chosen}
-    path = FOLDER / f"equivalent_{options.op}.json"
+    path = FOLDER / f"equivalent_{name}.json"
     reasons = json.loads(path.read_text()) if path.exists() else {}
-    text = report(options.op, verdicts, reasons, (time.time() - start) / 60)
+    text = report(options.op, options.part, verdicts, reasons, (time.time() - start) / 60)
     print(text)
     if not options.only:
-        (FOLDER / f"MUTATIONS_{options.op}.md").write_text(text)
+        (FOLDER / f"MUTATIONS_{name}.md").write_text(text)
     return int("UNEXPLAINED" in text)
 
 
