@@ -16,6 +16,7 @@ pytest.importorskip("pytest_benchmark")
 SIZES = {
     "sliced_ot": ["128x2x50", "1000x64x50"],
     "coupling": ["exp:16x2", "tanh:4096x64", "event:4096x64", "actnorm:4096x64"],
+    "langevin": ["step:1000x1", "in_place:1000x1", "normal:1000x1", "chain:100x20"],
     "masked_inverse": ["standardize:64x8"],
     "models": ["RealNVP:512x16", "MAF:64x4"],
 }
