@@ -215,11 +215,10 @@ def test_coupling_not_finite_stays_in_its_event():
     assert log_det.isnan().tolist() == [False, False, True, False, False]
 
 
-SHAPES = [(3, 5, 1), (70, 5, 1), (2, 3, 100), (4, 7, 31), (1, 1, 1), (200, 300, 1), (5, 2, 1100), (3, 4, 32)]
+SHAPES = [(3, 5, 1), (70, 5, 1), (2, 3, 100), (4, 7, 31), (1, 1, 1), (5, 2, 1100), (3, 4, 32)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("shape, dtype", [*itertools.product(SHAPES, DTYPES), ((200, 300, 1), torch.float32)], ids=str)
 def test_coupling_channels(shape, dtype):
     wide = torch.float64 if dtype is torch.float64 else torch.float32
     x, multiplier, added = normal(*shape, dtype=dtype), normal(shape[1], dtype=wide), normal(shape[1], dtype=wide)

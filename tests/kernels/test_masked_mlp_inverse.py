@@ -93,7 +93,8 @@ def test_masked_inverse_gradients_of_every_option(case, backend, device):
         torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("backend, device", FUSED)
+# Not in Triton's interpreter, which takes its time: the backward is the same on all backends.
+@pytest.mark.parametrize("backend, device", [pair for pair in FUSED if pair.id != "triton-cpu"])
 def test_masked_inverse_gradcheck(backend, device):
     case = Case(
         3, (4, 4, 4), (2,), context=1, row_bias=1, options={"residual": True, "activation": "softplus", "scale": "tanh"}
@@ -106,8 +107,7 @@ def test_masked_inverse_gradcheck(backend, device):
         return run(backend, {**arguments, **given})
 
     inputs = [arguments["y"], arguments["context"], *arguments["weights"], *arguments["biases"]]
-    fast = backend == "triton"  # its interpreter takes its time
-    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs], fast_mode=fast)
+    assert torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs])
 
 
 @pytest.mark.parametrize("backend, device", FUSED)
@@ -241,13 +241,12 @@ def test_masked_inverse_opcheck(backend, device):
                 calls.append((function, args))
             return function(*args, **(kwargs or {}))
 
-    for case in (CASES[3], CASES[7]):
-        arguments = case.draw(device=device)
-        arguments["y"].requires_grad_()
-        with Catch():
-            x, log_det = run(backend, arguments)
-            (x.sum() + log_det.sum()).backward()
-    assert len(calls) == 4
+    arguments = CASES[7].draw(device=device)
+    arguments["y"].requires_grad_()
+    with Catch():
+        x, log_det = run(backend, arguments)
+        (x.sum() + log_det.sum()).backward()
+    assert len(calls) == 2
     for function, args in calls:
         detached = tuple(a.detach().clone() if isinstance(a, torch.Tensor) else a for a in args)
         opcheck(function, detached, test_utils=("test_schema", "test_faketensor"))
