@@ -1,5 +1,5 @@
-// exp, log, tanh, log1p, erf, sin and cos for the CPU kernels: branch-free scalar functions that the compiler vectorises at
-// each SIMD level. Include it from a level file, outside every namespace; it is read once per level (see
+// exp, log, tanh, log1p, erf, sin and cos for the CPU kernels: branch-free scalar functions that the compiler
+// vectorises at each SIMD level. Include it from a level file, outside every namespace; it is read once per level (see
 // foreach_level.h).
 //
 //   namespace math = ::cgm::CGM_LEVEL::math;   // in the level's namespace
