@@ -52,11 +52,11 @@ def _radius(word, DTYPE: tl.constexpr):
     """√(−2 ln u), u = (word + ½)·2⁻³²; the distance of u from 1 is rounded once."""
     if tl.float64 == DTYPE:
         upper = word >= 0x80000000
-        distance = (tl.where(upper, ~word, word).to(tl.float64) + 0.5) * 2.3283064365386963e-10
+        distance = (tl.where(upper, word ^ 0xFFFFFFFF, word).to(tl.float64) + 0.5) * 2.3283064365386963e-10
         log_u = tl.where(upper, log1p(-distance), log(distance))
     else:
         upper = word >= 0xAAAAAAAB  # 2/3
-        distance = tl.where(upper, ~word, word).to(tl.float32) + 0.5
+        distance = tl.where(upper, word ^ 0xFFFFFFFF, word).to(tl.float32) + 0.5
         offset = distance.to(tl.int32, bitcast=True) - 0x3F2AAAAB
         reduced = (0x3F2AAAAB + (offset & 0x007FFFFF)).to(tl.float32, bitcast=True)  # within [2/3, 4/3)
         exponent = tl.where(upper, 0.0, ((offset >> 23) - 32).to(tl.float32))

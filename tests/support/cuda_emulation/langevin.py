@@ -87,10 +87,19 @@ def compare(case, actual: np.ndarray, exact: np.ndarray, allowed: np.ndarray) ->
         raise AssertionError(f"{case}: error {error[worst]:.3e}, allowed {allowed[worst]:.3e}, at {where}")
 
 
+class ReadOnly(Buffer):
+    """Nothing lies behind the elements: a sanitizer sees what reads on."""
+
+    def __init__(self, size: int, dtype: str, offset: int = 0):
+        super().__init__(size, dtype, offset)
+        self.whole = np.empty_like(self.whole[: self.first + size])
+        assert self.whole.ctypes.data % 16 == 0
+
+
 class Place:
     """A tensor of a case: its memory, and where its elements lie in it in logical order."""
 
-    def __init__(self, case: StepCase, layout: str):
+    def __init__(self, case: StepCase, layout: str, written: bool):
         shape = case.shape
         strides = np.ones(len(shape), np.int64)
         if layout == "turned":
@@ -105,7 +114,8 @@ class Place:
             np.zeros(shape, int),
         )
         self.places = places.ravel()
-        self.buffer = Buffer(int(places.max(initial=-1)) + 1, case.dtype, case.offset)
+        kind = Buffer if written else ReadOnly
+        self.buffer = kind(int(places.max(initial=-1)) + 1, case.dtype, case.offset)
 
     def fill(self, values: np.ndarray) -> np.ndarray:
         self.buffer.inside[self.places] = narrow(values, self.buffer.dtype)
@@ -163,7 +173,8 @@ def run_step(machine: Machine, case: StepCase, seed: int) -> np.ndarray:
     """Runs the case with the schedule of `seed` and compares everything with NumPy; returns what it computed."""
     generator = np.random.default_rng(1234)
     elements, wide = math.prod(case.shape), WIDE[case.dtype]
-    x, grad, out = (Place(case, layout) for layout in case.layouts)
+    names = zip(("x", "grad", ""), case.layouts, strict=True)
+    x, grad, out = (Place(case, layout, name == case.into) for name, layout in names)
     before, force = x.fill(generator.normal(size=elements)), grad.fill(gradients(case, generator, elements))
     out = {"x": x, "grad": grad, "": out}[case.into]
     length = elements // case.chains if case.chains else 0
