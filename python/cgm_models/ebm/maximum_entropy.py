@@ -43,8 +43,8 @@ class MaximumEntropyModel(GenerativeModel):
         event_shape: signals (n,), images (channels, height, width), or point sets (n, dim) on the torus [0, 1)^dim.
         context_dim: how many classes there are to condition on; 0 for none.
         features: names, or dictionaries of a name and its options: autocovariance, power_spectrum, histogram, wavelets,
-            convolution; pair_counts, neighbour_counts of points. By default autocovariance of signals, wavelets,
-            histogram and autocovariance of images, pair_counts of points.
+            convolution; pair_counts, neighbour_counts of points. By default autocovariance of signals, wavelets and
+            histogram of images, pair_counts of points.
         regularization: ε; by default ½ of fields, so that the reference is normal, and 0 of points.
         whiten: whether chains move in whitened coordinates; by default those of fields do.
         standardize: subtract the mean of the example and divide by its standard deviation.
@@ -281,7 +281,7 @@ def _default(event_shape: tuple[int, ...]) -> list[str | dict[str, Any]]:
     by_rank: dict[int, list[str | dict[str, Any]]] = {
         1: ["autocovariance"],
         2: ["pair_counts"],
-        3: ["wavelets", "histogram", "autocovariance"],
+        3: ["wavelets", "histogram"],
     }
     if len(event_shape) not in by_rank:
         raise ValueError(f"event_shape must be (n,), (n, dim) or (channels, height, width): got {event_shape}")
