@@ -171,7 +171,8 @@ def test_classes_have_laws_of_their_own():
     fields = [field_of_spectrum(circular_spectrum_of_ar1(16, a)[1]) for a in (0.4, -0.4)]
     model = MaximumEntropyModel(
         (16,), context_dim=3, features=[{"name": "autocovariance", "max_lag": 1}], regularization=0.0,
-        standardize=False, whiten=False, step_size=0.15, n_iterations=200, n_chains=32, steps_per_iteration=3, learning_rate=0.2,
+        standardize=False, whiten=False, step_size=0.15, n_iterations=200, n_chains=32, steps_per_iteration=3,
+        learning_rate=0.2,
         sample_steps=40,
     ).fit(torch.stack(fields), torch.tensor([0, 2]), generator=seeded(10))  # fmt: skip
     first, missing, last = model.multipliers.numpy()
