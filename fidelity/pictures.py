@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import torch
 
 from cgm_models import data, plots
+from cgm_models.flows.flow import Flow
 from cgm_models.model import GenerativeModel
 
 from . import annealed
@@ -28,8 +32,18 @@ def draw(problem: Problem, models: dict[str, GenerativeModel]) -> None:
         plots.sample_grid(torch.cat(rows), path, columns=_IMAGES, row_labels=["held out", *models])
     else:
         law = data.density(problem.name)
-        densities = {"truth": law.log_prob, **{name: annealed.density(model) for name, model in models.items()}}
+        densities = {"truth": law.log_prob, **{name: _density(model) for name, model in models.items()}}
         plots.density_panels(densities, _square(law.extent), path, columns=_COLUMNS)
+
+
+def _density(model: GenerativeModel) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Nothing where the inverse of a flow leaves the range of numbers, as it may far from the data."""
+    if annealed.is_annealed(type(model)):
+        return annealed.density(model)
+    model = copy.deepcopy(model).double()
+    if isinstance(model, Flow):
+        model.check_finite = False
+    return lambda x: model.log_prob(x.double()).nan_to_num(nan=-torch.inf)
 
 
 def _samples(model: GenerativeModel) -> torch.Tensor:
