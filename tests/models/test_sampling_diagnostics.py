@@ -49,6 +49,19 @@ def test_the_groups_of_the_inference_data():
     assert set(drawn(torch.randn(5, 2, 1)).to_arviz().sample_stats) == {"lp"}
 
 
+@pytest.mark.filterwarnings("error")
+def test_many_chains_of_few_draws_are_no_mistake():
+    samples = drawn(torch.randn(4, 50, 1, generator=torch.Generator().manual_seed(3)))
+    assert dict(samples.to_arviz().posterior.sizes) == {"chain": 50, "draw": 4, "x_dim_0": 1}
+    assert samples.rhat().shape == samples.ess().shape == (1,)
+
+
+@pytest.mark.parametrize("name", ["chain", "draw"])
+def test_the_variable_is_not_called_like_a_dimension(name):
+    with pytest.raises(ValueError, match=f"name must not be that of a dimension, chain or draw: got '{name}'"):
+        drawn(torch.randn(4, 2, 1)).to_arviz(name)
+
+
 def test_a_chain_that_mixes_has_an_rhat_near_one():
     start = 3.0 * torch.randn(8, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     samples = MALA(0.5).run(

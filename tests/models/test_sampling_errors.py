@@ -53,6 +53,12 @@ def test_samplers_that_reject_nothing_stop_where_the_chains_leave_the_numbers(sa
         sampler.run(torch.ones(4).double(), lambda x: x.square().square(), 500, generator=seeded())
 
 
+def test_the_chains_that_left_the_numbers_are_told_by_number_whatever_the_replicas():
+    sampler = TemperedLangevin(2.0, (1.0, 2.0, 4.0), adjusted=False)
+    with pytest.raises(FloatingPointError, match=r"chains \[0, 1\] are not finite"):
+        sampler.run(torch.ones(2, dtype=torch.float64), lambda x: x.square().square(), 100, generator=seeded())
+
+
 def test_trajectories_that_diverge_are_marked():
     samples = HMC(1.8, 20, target_acceptance=None).run(10 * start(), lambda x: x.pow(4).sum(1), 3, generator=seeded())
     assert samples.statistics["diverging"].any()

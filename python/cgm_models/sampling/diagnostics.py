@@ -20,12 +20,18 @@ def to_arviz(samples: Samples, name: str = "x") -> InferenceData:
 
     sample_stats holds ``lp`` = −E and, where the sampler knows them, ``acceptance_rate`` and ``diverging``.
     """
+    if name in ("chain", "draw"):
+        raise ValueError(f"name must not be that of a dimension, chain or draw: got {name!r}")
     stats = {"lp": _by_chain(-samples.energies)}
     if "acceptance" in samples.statistics:
         stats["acceptance_rate"] = _by_chain(samples.statistics["acceptance"])
     if "diverging" in samples.statistics:
         stats["diverging"] = _by_chain(samples.statistics["diverging"]) > 0
-    return _arviz().from_dict(posterior={name: _by_chain(samples.positions)}, sample_stats=stats)
+    arviz = _arviz()
+    with warnings.catch_warnings():
+        # Its guess that chains and draws were exchanged; here there may well be a thousand chains of few draws.
+        warnings.filterwarnings("ignore", "More chains .* than draws", UserWarning)
+        return arviz.from_dict(posterior={name: _by_chain(samples.positions)}, sample_stats=stats)
 
 
 def rhat(samples: Samples) -> Tensor:

@@ -188,11 +188,12 @@ class Sampler(ABC):
         state.statistics = means
 
     def _check_finite(self, state: State) -> None:
-        finite = state.position.flatten(1).isfinite().all(1) if state.position.ndim > 1 else state.position.isfinite()
-        if not bool(finite.all()):
+        bad = ~state.position.reshape(len(state.position), -1).isfinite().all(1)
+        if bool(bad.any()):
             name, size = type(self).__name__, self.step_size_of(state)
+            chains = _which(bad.view(self.replicas, -1).any(0))
             raise FloatingPointError(
-                f"{name}: {_which(~finite)} are not finite after {state.step} steps: the step_size ({size}) is too "
+                f"{name}: {chains} are not finite after {state.step} steps: the step_size ({size}) is too "
                 "large for this energy, or the energy is not finite where they went"
             )
 
