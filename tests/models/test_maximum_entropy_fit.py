@@ -56,7 +56,11 @@ def test_interrupted_and_resumed_ends_where_an_undisturbed_fit_does(tmp_path):
         if record["iteration"] == 5:
             signal.raise_signal(signal.SIGINT)
 
-    part.fit(image(), generator=seeded(1), log=interrupt)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job starts with SIGINT ignored
+    try:
+        part.fit(image(), generator=seeded(1), log=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert part.status() == "5 of 12 iterations: interrupted"
     part.sample(1, generator=seeded(2))
     part.save(tmp_path)
