@@ -15,7 +15,7 @@ from . import chain_operators as chain_operators  # registers the operators
 from . import chain_reference, checks
 from .activations import ACTIVATIONS
 from .energies import Energy
-from .op import _differentiated, _pair, normal
+from .op import _composed, _pair, normal
 from .parameters import MixtureParameters, MlpParameters
 from .state import check_source, noise_state
 
@@ -95,7 +95,7 @@ def _chain(
         state = noise_state(generator, x.device)
     flat, packed = x.reshape(len(x), energy.dims).to(dtype), energy.packed(dtype)
     backend = backends.select(x.device.type)
-    if backend == "reference" or _differentiated(x, h, temperature, *energy.tensors()):
+    if backend == "reference" or _composed(x, h, temperature, *energy.tensors()):
         found = chain_reference.chain(flat, packed, n_steps, h, temperature, *limits, state, _normal)
         found = found.clone() if n_steps == 0 else found
     else:

@@ -38,6 +38,7 @@ from . import state as states
 __all__ = ["langevin_step", "mala_accept", "normal"]
 
 _UNBOUNDED = (-math.inf, math.inf)
+_IS_BATCHED = getattr(torch._C._functorch, "is_batchedtensor", lambda value: False)  # a private name, as it is now
 
 
 def langevin_step(
@@ -109,9 +110,10 @@ def _checked_step(
     if out is not None:
         checks.out(out, x, promoted)
     backend = backends.select(x.device.type)
-    if _differentiated(x, grad, h, kt):
+    if _composed(x, grad, h, kt):
         if out is not None:
-            raise ValueError("out must be None where a gradient is wanted: detach the inputs or use torch.no_grad()")
+            why = "where a gradient is wanted: detach the inputs or use torch.no_grad()"
+            raise ValueError(f"out must be None {why if _differentiated(x, grad, h, kt) else 'under torch.func.vmap'}")
         noise = _normal(torch.empty(x.shape, dtype=dtype, device=x.device), backend, generator, state)
         return reference.step(x.to(dtype), grad.to(dtype), noise, h, kt, *limits).to(promoted)
     if out is not None and _differentiated(out):
@@ -122,7 +124,7 @@ def _checked_step(
         return found.contiguous() if out is None else out.copy_(found)
     held = checks.held_in(promoted, backend, x.device.type)
     arguments = (x.to(held), grad.to(held), *_source(generator, state, x.device), *_pair(h), *_pair(kt), *limits)
-    if out is not None and held is promoted:
+    if out is not None and held is promoted and not _negates(out):
         operator(backend, "langevin_step_out")(*arguments, out)
         return out
     found = operator(backend, "langevin_step")(*arguments).to(promoted)
@@ -200,7 +202,7 @@ def mala_accept(
     backend = backends.select(x.device.type)
     ratio = log_ratio.detach().double()
     old, new = x.to(promoted), proposal.to(promoted)
-    if backend == "reference":
+    if backend == "reference" or _batched(x, proposal, log_ratio):
         return reference.mala_accept(old, new, ratio, _state(generator, state, x.device))
     accept, source = operator(backend, "mala_accept"), _source(generator, state, x.device)
     if _differentiated(x, proposal):
@@ -240,6 +242,23 @@ def _source(generator: Generator | None, state: Tensor | None, device: torch.dev
 
 def _pair(value: Tensor | float) -> tuple[Tensor | None, float]:
     return (value, 0.0) if isinstance(value, Tensor) else (None, value)
+
+
+def _composed(*values: Tensor | float) -> bool:
+    """Whether the arithmetic is to be PyTorch's: for a derivative, or because the operators take no batched samples."""
+    return _differentiated(*values) or _batched(*values)
+
+
+def _batched(*values: Tensor | float) -> bool:
+    """Whether one of them holds the samples of ``torch.func.vmap``, which the operators have no rule for."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(isinstance(value, Tensor) and _IS_BATCHED(value) for value in values)
+
+
+def _negates(out: Tensor) -> bool:
+    """Whether ``out`` is a view of negated values, which PyTorch cannot hand to an operator that writes to it."""
+    return not torch.compiler.is_compiling() and out.is_neg()
 
 
 def _differentiated(*values: Tensor | float) -> bool:

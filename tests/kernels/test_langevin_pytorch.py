@@ -1,4 +1,4 @@
-"""The Langevin operations inside PyTorch: opcheck, derivatives, compile, export, autocast, transforms."""
+"""The Langevin operations inside PyTorch: opcheck, derivatives, compile, export, autocast."""
 
 import math
 
@@ -195,26 +195,6 @@ def test_autocast_changes_nothing(pair):
                 z = cgm_kernels.normal((3, 3), state=state(device))
             assert cast.dtype is dtype and z.dtype is torch.float32
             assert cast.equal(plain) and out.equal(plain)
-
-
-@pytest.mark.parametrize("pair", running())
-def test_func_grad_and_vmap(pair):
-    """torch.func differentiates; under vmap all samples share the noise of the call."""
-    backend, device = pair
-    x, grad = tensors(device, 4, 3)
-
-    def total(x, grad):
-        return cgm_kernels.langevin_step(x, grad, 0.1, state=state(device), max_grad_norm=1.0).square().sum()
-
-    with cgm_kernels.use_backend(backend):
-        leaves = x.clone().requires_grad_(), grad.clone().requires_grad_()
-        expected = torch.autograd.grad(total(*leaves), leaves)
-        found = torch.func.grad(total, argnums=(0, 1))(x, grad)
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other)
-        rows = torch.func.vmap(torch.func.grad(total))(x[:, None], grad[:, None])
-        singles = torch.stack([torch.func.grad(total)(a[None], b[None]) for a, b in zip(x, grad, strict=True)])
-    torch.testing.assert_close(rows, singles)
 
 
 @pytest.mark.parametrize("pair", running())
