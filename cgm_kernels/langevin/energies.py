@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
+from ..precision import outside_autocast
 from .parameters import MixtureParameters, MlpParameters
 from .spread import Spread
 
@@ -36,13 +37,11 @@ class Energy(ABC):
         """What the kernels take, in ``dtype``."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        flat = self._flat(x)
-        return self.packed(flat.dtype).energy(flat)
+        return _energy(self._flat(x), self)
 
     def gradient(self, x: Tensor) -> Tensor:
         """∇f at x (chains, *event)."""
-        flat = self._flat(x)
-        return self.packed(flat.dtype).gradient(flat).reshape(x.shape)
+        return _gradient(self._flat(x), self).reshape(x.shape)
 
     def _flat(self, x: Tensor) -> Tensor:
         self.check(x)
@@ -61,6 +60,16 @@ class Energy(ABC):
                 raise ValueError(f"energy must be on the device of x, {x.device}: got {tensor.device}")
 
 
+@outside_autocast
+def _energy(flat: Tensor, energy: Energy) -> Tensor:
+    return energy.packed(flat.dtype).energy(flat)
+
+
+@outside_autocast
+def _gradient(flat: Tensor, energy: Energy) -> Tensor:
+    return energy.packed(flat.dtype).gradient(flat)
+
+
 class _ClosedForm(Energy):
     """An energy that is a sum of experts, each a mixture of Gaussians."""
 
@@ -70,6 +79,15 @@ class _ClosedForm(Energy):
     def __add__(self, other: object) -> ProductEnergy:
         """The energy of the product of the densities."""
         return ProductEnergy(self, other) if isinstance(other, _ClosedForm) else NotImplemented
+
+    def __radd__(self, other: object) -> _ClosedForm:
+        """``sum`` of energies, which begins with 0."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+
+def _check_finite(name: str, value: Tensor) -> None:
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} must be finite")
 
 
 class GaussianEnergy(_ClosedForm):
@@ -92,6 +110,7 @@ class GaussianEnergy(_ClosedForm):
         checks.tensor("mean", mean)
         if mean.dim() != 1 or len(mean) == 0:
             raise ValueError(f"mean must be (d,) with d at least 1: got {tuple(mean.shape)}")
+        _check_finite("mean", mean)
         self.mean, self.dims = mean, len(mean)
         shapes: dict[str, list[tuple[int, ...]]] = {"matrix": [(self.dims, self.dims)], "std": [(), (self.dims,)]}
         self._spread = Spread({"covariance": covariance, "precision": precision, "std": std}, mean, shapes)
@@ -132,13 +151,14 @@ class GaussianMixtureEnergy(_ClosedForm):
         checks.tensor("means", means)
         if means.dim() != 2 or 0 in means.shape:
             raise ValueError(f"means must be (K, d) with K and d at least 1: got {tuple(means.shape)}")
+        _check_finite("means", means)
         self.means, self.weights = means, weights
         n_components, self.dims = means.shape
         if weights is not None:
             checks.tensor("weights", weights)
             if weights.shape != (n_components,):
                 raise ValueError(f"weights must be ({n_components},), as means has rows: got {tuple(weights.shape)}")
-            if not (bool((weights >= 0).all()) and bool(weights.sum() > 0)):
+            if not (bool((weights >= 0).all()) and 0 < float(weights.double().sum()) < math.inf):
                 raise ValueError("weights must be nonnegative numbers with a positive sum")
         matrix = (self.dims, self.dims)
         shapes: dict[str, list[tuple[int, ...]]] = {

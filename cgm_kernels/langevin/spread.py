@@ -41,10 +41,11 @@ class Spread:
 
     def _check_positive(self) -> None:
         value = self.value.detach().double()
+        finite = bool(value.isfinite().all())
         if self.is_std:
-            if not bool((value > 0).all()):
-                raise ValueError(f"{self.name} must be positive")
-        elif not value.allclose(value.mT) or bool(torch.linalg.cholesky_ex(value).info.any()):
+            if not (finite and bool((value > 0).all())):
+                raise ValueError(f"{self.name} must be positive and finite")
+        elif not (finite and _symmetric(value)) or bool(torch.linalg.cholesky_ex(value).info.any()):
             raise ValueError(f"{self.name} must be symmetric and positive definite")
 
     def precisions(self, n_components: int, dims: int) -> tuple[Tensor, Tensor]:
@@ -63,3 +64,9 @@ class Spread:
         if self.name.startswith("precision"):
             return value.expand(n_components, dims, dims), constant + half_log_det
         return torch.cholesky_inverse(factor).expand(n_components, dims, dims), constant - half_log_det
+
+
+def _symmetric(matrices: Tensor) -> bool:
+    """Up to the rounding of float32, beside the largest number of each matrix."""
+    sizes = matrices.abs().amax((-2, -1), keepdim=True)
+    return bool(((matrices - matrices.mT).abs() <= 1e-5 * sizes).all())

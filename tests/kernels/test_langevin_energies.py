@@ -120,3 +120,42 @@ def test_energy_errors(make, error, message):
 def test_only_closed_forms_are_added():
     with pytest.raises(TypeError):
         GaussianEnergy(M[0], std=1.0) + 1.0
+
+
+def test_energies_are_not_narrowed_by_autocast():
+    energy, x = made("network-silu")
+    x = x.float()
+    expected = energy(x), energy.gradient(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = energy(x), energy.gradient(x)
+    for value, other in zip(found, expected, strict=True):
+        assert value.dtype is torch.float32
+        assert torch.equal(value, other)
+
+
+def test_sum_of_energies_is_their_product():
+    parts = [GaussianEnergy(torch.full((2,), float(k)), std=1.0 + k) for k in range(3)]
+    x = Draw().normal(5, 2)
+    torch.testing.assert_close(sum(parts)(x), sum(part(x) for part in parts))
+    with pytest.raises(TypeError):
+        1 + parts[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GaussianEnergy(torch.tensor([0.0, torch.nan]), std=1.0), "mean must be finite"),
+        (lambda: GaussianEnergy(torch.zeros(2), std=torch.tensor(torch.inf)), "std must be positive and finite"),
+        (
+            lambda: GaussianEnergy(torch.zeros(2), covariance=torch.tensor([[1e-10, 5e-11], [-5e-11, 1e-10]])),
+            "covariance must be symmetric",
+        ),
+        (
+            lambda: GaussianMixtureEnergy(torch.tensor([1.0, torch.inf]), torch.zeros(2, 1), stds=1.0),
+            "weights must be nonnegative numbers",
+        ),
+    ],
+)
+def test_numbers_that_are_no_law_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -152,7 +152,7 @@ def test_a_divergence_that_may_not_be_read_is_a_loss_of_nan():
 
 def test_chains_that_are_not_finite_are_a_divergence():
     model = EnergyModel(dim=2, step_size=1e30, **SMALL)
-    with pytest.raises(FloatingPointError, match="the energies of the chains are not finite"):
+    with pytest.raises(FloatingPointError, match="the energies of the data or of the chains are not finite"):
         model.loss(points(20))
 
 

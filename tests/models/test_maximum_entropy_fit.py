@@ -144,3 +144,12 @@ def test_wrong_data_are_named():
         model.fit(torch.ones(1, 16), torch.zeros(1, dtype=torch.int64))
     with pytest.raises(NotImplementedError, match="energy"):
         model.log_prob(torch.ones(1, 16))
+
+
+def test_constant_examples_and_points_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match="x must vary"):
+        image_model().fit(torch.full_like(image(), 0.3))
+    model = image_model().fit(image(), generator=seeded(1))
+    for function in (model.energy, model.statistics):
+        with pytest.raises(ValueError, match=r"x must have shape \(n, 1, 16, 16\): got \(2, 16\)"):
+            function(torch.zeros(2, 16))

@@ -39,12 +39,14 @@ class Coordinates(nn.Module):
         if self.periodic:
             return
         fields = x.reshape(len(x), self.location.shape[1], *self.shape)
+        if fields.amin() == fields.amax():
+            raise ValueError(f"x must vary: the example{f' of class {label}' * (len(self.scale) > 1)} is constant")
         if standardize:
             sites = fields.transpose(0, 1).flatten(1).double()
             location = sites.mean(1)
             deviation = (sites - location[:, None]).square().mean().sqrt()
             self.location[label] = location.to(x.dtype)
-            self.scale[label] = deviation if deviation > 0 else 1.0
+            self.scale[label] = deviation if deviation > 0 else 1.0  # 0 of channels that are each constant
         if self.whiten:
             labels = torch.full((len(x),), label, device=x.device)
             fields = self._standardised(x, labels).reshape(fields.shape)

@@ -174,15 +174,22 @@ class MaximumEntropyModel(GenerativeModel):
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """⟨θ, F(x)⟩ + ε‖u‖², (batch,): −log p(x) up to a constant (of each class), up to the step of the chains."""
         self._check_fitted()
+        self._check_points(x)
         labels = self._labels(context, len(x))
         u = self.coordinates.from_data(x.to(self.theta), labels)
         return self._energy_and_features(u, labels, self.multipliers)[0]
 
     def statistics(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """F(x), (batch, n_features)."""
+        self._check_points(x)
         labels = self._labels(context, len(x))
         coordinates = self.coordinates
         return self.features(coordinates.field(coordinates.from_data(x.to(self.theta), labels), labels))
+
+    def _check_points(self, x: Tensor) -> None:
+        if x.dim() == 0 or tuple(x.shape[1:]) != self.event_shape:
+            expected = ", ".join(map(str, ("n", *self.event_shape)))
+            raise ValueError(f"x must have shape ({expected}): got {tuple(x.shape)}")
 
     @torch.no_grad()
     def mismatch(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:

@@ -251,10 +251,11 @@ class EnergyModel(Composable, GenerativeModel):
         if not self.check_finite:
             return torch.where(bad, torch.nan, gap)
         if bad:
-            value, limit = gap.item(), self.max_energy_gap
-            side = "above" if value > 0 else "below"
-            what = f"the energies of the data lie {abs(value):.4g} {side} those of the chains, beyond max_energy_gap"
-            what = f"{what}, {limit:g}" if math.isfinite(value) else "the energies of the chains are not finite"
+            value = gap.item()
+            what = "the energies of the data or of the chains are not finite"
+            if math.isfinite(value):
+                place = f"{abs(value):.4g} {'above' if value > 0 else 'below'} those of the chains"
+                what = f"the energies of the data lie {place}, beyond max_energy_gap, {self.max_energy_gap:g}"
             raise FloatingPointError(
                 f"{what}: the chains lost the energy; lower lr or step_size, set energy_penalty, trainer.clip_norm, "
                 "max_grad_norm or spectral_norm"
