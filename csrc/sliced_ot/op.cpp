@@ -3,6 +3,7 @@
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -89,9 +90,12 @@ class SlicedWasserstein : public torch::autograd::Function<SlicedWasserstein> {
   static at::Tensor from_coefficients(const at::Tensor& projections, const at::Tensor& kept, const at::Tensor& scale) {
     if (!kept.is_cpu() || kept.size(0) != 1 || !plain_eager(scale))
       return at::matmul((kept * (scale / projections.size(1))).mT(), projections.t());
+    const double alpha = scale.item<double>() / static_cast<double>(projections.size(1));
+    constexpr int64_t cached = int64_t{1} << 20;
+    if (projections.size(1) == 1 && kept.size(2) * projections.size(0) <= cached)
+      return at::mul(kept[0].t() * alpha, projections.t());  // BLAS takes twice as long for an outer product
     // One pass over the gradient: the scale goes into the product.
     auto gradient = at::empty({kept.size(2), projections.size(0)}, kept.options());
-    const double alpha = scale.item<double>() / static_cast<double>(projections.size(1));
     return at::addmm_out(gradient, gradient, kept[0].t(), projections.t(), /*beta=*/0.0, alpha);
   }
 };
