@@ -58,6 +58,12 @@ def compiled_backends(device: str) -> tuple[str, ...]:
     return names or ("reference",)
 
 
+def with_graph(device: str) -> tuple[str, ...]:
+    """Ours on a device; on a GPU the native kernels also as a CUDA graph."""
+    names = compiled_backends(device)
+    return (*names, "native_graph") if torch.device(device).type == "cuda" and "native" in names else names
+
+
 def choose_backend(name: str) -> Callable[[], None]:
     """What a contender runs before each sample: ours their backend, the others ``auto``."""
     known = ("native", "triton", "reference")

@@ -17,7 +17,7 @@ from torch import Tensor
 import cgm_kernels
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend, compiled_backends, input_copies, relative_error
+from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, relative_error, with_graph
 from .timing import Contender, graphed
 
 Pair = tuple[Tensor, Tensor]
@@ -182,12 +182,6 @@ def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     return None if cell["kind"] == "exp" and cell["d"] == 64 else "compiled only at the sizes of headlines and plot"
 
 
-def available(device: str) -> tuple[str, ...]:
-    """Ours on a device; on a GPU the native kernels also as a CUDA graph."""
-    names = compiled_backends(device)
-    return (*names, "native_graph") if torch.device(device).type == "cuda" and "native" in names else names
-
-
 def _headline(cell: Cell) -> bool:
     return cell in HEADLINES
 
@@ -213,7 +207,7 @@ BENCHMARK = Benchmark(
     cuda_only=("native_graph", "eager_graph"),
     problem=Problem,
     why_not=why_not,
-    available=available,
+    available=with_graph,
     targets=(
         Target("forward, PyTorch", "cpu", ("forward",), "eager", 2.0, _headline),
         Target("forward+backward, PyTorch", "cpu", ("forward_backward",), "eager", 3.0, _headline),

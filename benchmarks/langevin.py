@@ -21,7 +21,7 @@ from cgm_kernels.langevin.energies import GaussianMixtureEnergy
 from cgm_kernels.langevin.state import noise_state
 
 from . import floor, langevin_peers
-from .benchmark import Benchmark, Cell, Target, choose_backend, compiled_backends, input_copies, not_installed
+from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, not_installed, with_graph
 from .timing import Contender, graphed
 
 MODES = {"sample": "sampling"}
@@ -222,12 +222,6 @@ def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     return None
 
 
-def available(device: str) -> tuple[str, ...]:
-    """Ours on a device; on a GPU the native kernels also as a CUDA graph."""
-    names = compiled_backends(device)
-    return (*names, "native_graph") if torch.device(device).type == "cuda" and "native" in names else names
-
-
 def _at(kind: str, *sizes: int) -> Callable[[Cell], bool]:
     return lambda cell: cell["kind"] == kind and cell["n"] in sizes
 
@@ -253,7 +247,7 @@ BENCHMARK = Benchmark(
     cuda_only=("native_graph", "eager_graph"),
     problem=Problem,
     why_not=why_not,
-    available=available,
+    available=with_graph,
     targets=(
         Target("step, PyTorch", "cpu", ("sample",), "eager", 4.0, _at("step", 10**5, 10**7)),
         Target("step in place, PyTorch", "cpu", ("sample",), "eager", 2.0, _at("in_place", 10**7)),
