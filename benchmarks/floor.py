@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -102,3 +103,22 @@ def copy_bandwidth(device: str) -> float:
         if index:
             best = min(best, time.perf_counter() - begin)
     return 2 * COPY_BYTES / best
+
+
+def perceptron_products(
+    n: int, widths: Sequence[int], device: torch.device | str, *, layers: int = 1, gradient: bool
+) -> Callable[[int], None]:
+    """The products of ``layers`` perceptrons; with the gradient also those by each weight and by each input."""
+    values = [torch.zeros(n, width, device=device) for width in widths]
+    weights = [torch.zeros(pair, device=device) for pair in itertools.pairwise(widths)]
+    gradients, back = [torch.empty_like(one) for one in weights], [torch.empty_like(one) for one in values]
+
+    def call(index: int) -> None:
+        for _ in range(layers):
+            for layer, weight in enumerate(weights):
+                torch.mm(values[layer], weight, out=values[layer + 1])
+            for layer in reversed(range(len(weights))) if gradient else ():
+                torch.mm(values[layer].T, back[layer + 1], out=gradients[layer])
+                torch.mm(back[layer + 1], weights[layer].T, out=back[layer])
+
+    return call

@@ -8,7 +8,6 @@ and with the gradient those by its weights and inputs: the inverse cannot do wit
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 import cgm_kernels
 from cgm_models.nets import MaskedMLP
 
+from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, relative_error
 from .flow_peers import HIDDEN
 from .timing import Contender
@@ -120,19 +120,7 @@ class Problem:
 
     def _products(self) -> Callable[[int], None]:
         n, d = self.cell["n"], self.cell["d"]
-        widths = (d, HIDDEN, HIDDEN, 2 * d)
-        values = [torch.zeros(n, width, device=self.device) for width in widths]
-        weights = [torch.zeros(pair, device=self.device) for pair in itertools.pairwise(widths)]
-        gradients, back = [torch.empty_like(one) for one in weights], [torch.empty_like(one) for one in values]
-
-        def call(index: int) -> None:
-            for layer, weight in enumerate(weights):
-                torch.mm(values[layer], weight, out=values[layer + 1])
-            for layer in reversed(range(len(weights))) if self.gradient else ():
-                torch.mm(values[layer].T, back[layer + 1], out=gradients[layer])
-                torch.mm(back[layer + 1], weights[layer].T, out=back[layer])
-
-        return call
+        return floor.perceptron_products(n, (d, HIDDEN, HIDDEN, 2 * d), self.device, gradient=self.gradient)
 
 
 BENCHMARK = Benchmark(

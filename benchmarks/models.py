@@ -7,14 +7,13 @@ products of the conditioners alone, into memory that is there already.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
 from .flow_peers import HIDDEN, LAYERS, LIBRARIES, SPLINE_BINS, SPLINE_BOUND, SPLINE_LAYERS, FlowModel
 from .plain_flows import PLAIN, PlainFlow
@@ -140,25 +139,8 @@ class Problem:
         """Every layer's product; with the gradient also those by its weight and by its input."""
         kind, dim, n = self.cell["kind"], self.cell["d"], self.cell["n"]
         widths = (dim // 2, HIDDEN, HIDDEN, dim - dim % 2) if kind == "RealNVP" else (dim, HIDDEN, HIDDEN, 2 * dim)
-
-        def empty(*shape: int) -> Tensor:
-            return torch.zeros(shape, device=self.device)
-
-        values = [empty(n, width) for width in widths]
-        weights = [empty(a, b) for a, b in itertools.pairwise(widths)]
-        gradients, back = [torch.empty_like(one) for one in weights], [torch.empty_like(one) for one in values]
-
-        def call(index: int) -> None:
-            for _ in range(LAYERS[kind]):
-                for layer, weight in enumerate(weights):
-                    torch.mm(values[layer], weight, out=values[layer + 1])
-                if self.mode == "sample":
-                    continue
-                for layer in reversed(range(len(weights))):
-                    torch.mm(values[layer].T, back[layer + 1], out=gradients[layer])
-                    torch.mm(back[layer + 1], weights[layer].T, out=back[layer])
-
-        return call
+        gradient = self.mode != "sample"
+        return floor.perceptron_products(n, widths, self.device, layers=LAYERS[kind], gradient=gradient)
 
 
 def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
