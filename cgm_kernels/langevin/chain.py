@@ -10,10 +10,10 @@ from torch import Generator, Tensor
 
 from .. import backends
 from .._register import operator
+from ..activations import ACTIVATIONS
 from ..precision import outside_autocast
 from . import chain_operators as chain_operators  # registers the operators
 from . import chain_reference, checks
-from .activations import ACTIVATIONS
 from .energies import Energy
 from .op import _composed, _pair, normal
 from .parameters import MixtureParameters, MlpParameters

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import checks
-from .activations import ACTIVATIONS
+from ..activations import ACTIVATIONS
 from .energies import Energy
 from .parameters import MlpParameters
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .activations import ACTIVATIONS
+from ..activations import ACTIVATIONS
 
 
 class MixtureParameters(NamedTuple):

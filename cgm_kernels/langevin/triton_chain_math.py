@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from ..activations import ACTIVATIONS
 from ..coupling.triton_math import INTERPRETED, exp, log1p, tanh
-from .activations import ACTIVATIONS
 
 _INDEX = {name: index for index, name in enumerate(ACTIVATIONS)}
 TANH = tl.constexpr(_INDEX["tanh"])

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.langevin import Energy, GaussianEnergy, GaussianMixtureEnergy, MLPEnergy, ProductEnergy
-from cgm_kernels.langevin.activations import ACTIVATIONS
 from cgm_kernels.philox import normal_reference
 from tests.support.backends import fused, running
 

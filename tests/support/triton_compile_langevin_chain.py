@@ -8,7 +8,7 @@ Every kind of energy and flag is in some variant, the GPUs take turns. Prints a 
 import itertools
 import sys
 
-from cgm_kernels.langevin.activations import ACTIVATIONS
+from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.langevin.triton_chain_mixture import mixture_chain_kernel
 from cgm_kernels.langevin.triton_chain_mlp import mlp_chain_kernel
 from tests.support.triton_compile import compile_kernel

@@ -1,4 +1,4 @@
-"""The activations of an MLP energy: each a function and its derivative, differentiable again."""
+"""The activations of perceptrons: each a function and its derivative, differentiable again."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _elu_derivative(z: Tensor, slope: float) -> Tensor:
     return torch.where(z > 0, torch.ones_like(z), torch.exp(z.clamp(max=0)))
 
 
-# In the order of ChainActivation in chain.h: a(z) and a'(z); ``slope`` is leaky ReLU's below zero. A kink has the
+# In the order in which the kernels count them: a(z) and a'(z); ``slope`` is leaky ReLU's below zero. A kink has the
 # derivative that PyTorch gives it, that of its left.
 ACTIVATIONS: dict[str, tuple[Function, Function]] = {
     "tanh": (lambda z, slope: torch.tanh(z), lambda z, slope: 1 - torch.tanh(z).square()),
