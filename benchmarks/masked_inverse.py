@@ -18,8 +18,9 @@ import cgm_kernels
 from cgm_models.nets import MaskedMLP
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend, relative_error
+from .benchmark import Benchmark, Cell, Target, choose_backend
 from .flow_peers import HIDDEN
+from .oracle import Oracle, results
 from .timing import Contender
 
 MODES = {"forward": "inverse", "forward_backward": "inverse + backward"}
@@ -80,7 +81,8 @@ class Problem:
         self.inputs = [draw(n, d), *weights, *(draw(len(mask), scale=0.1) for mask in self.masks)]
         for one in self.inputs:
             one.requires_grad_(self.gradient)
-        self.cotangents = (draw(n, d), draw(n))
+        self.cotangents = (draw(n, d), draw(n)) if self.gradient else None
+        self.oracle = Oracle(cell, functools.partial(self._inverse, eager), self.inputs, self.cotangents)
 
     def contender(self, name: str, check: bool = True) -> Contender:
         """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
@@ -88,35 +90,16 @@ class Problem:
             return Contender(name, call=self._products())
         if name not in ("eager", *OURS):
             raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
-        method, prepare = eager if name == "eager" else ours, choose_backend(name)
+        inverse = functools.partial(self._inverse, eager if name == "eager" else ours)
+        prepare = choose_backend(name)
         prepare()
         if check and name != "eager":
-            self._check(name, method)
-        return Contender(name, call=lambda index: self._results(method, self.inputs), prepare=prepare)
+            self.oracle.check(name, inverse)
+        return Contender(name, call=lambda index: results(inverse, self.inputs, self.cotangents), prepare=prepare)
 
-    def _results(self, method: Callable[..., Pair], inputs: Sequence[Tensor]) -> list[Tensor]:
-        y, *layers = inputs
-        half = len(layers) // 2
-        masks = [mask.to(y.dtype) for mask in self.masks] if y.dtype == torch.float64 else self.masks
-        found = method(y, layers[:half], layers[half:], masks, self.cell["kind"])
-        if not self.gradient:
-            return list(found)
-        cotangents = [one.to(y.dtype) for one in self.cotangents]
-        return [*(one.detach() for one in found), *torch.autograd.grad(found, inputs, cotangents)]
-
-    @functools.cached_property
-    def _expected(self) -> list[tuple[Tensor, float]]:
-        """Each result of PyTorch eager in float64, and float32 eager's error in it."""
-        exact = [one.detach().double().requires_grad_(self.gradient) for one in self.inputs]
-        pairs = zip(self._results(eager, exact), self._results(eager, self.inputs), strict=True)
-        return [(wanted, relative_error(rough, wanted)) for wanted, rough in pairs]
-
-    def _check(self, name: str, method: Callable[..., Pair]) -> None:
-        """The rule of the kernels: at most twice the error of PyTorch eager, and a tiny floor."""
-        for found, (wanted, bound) in zip(self._results(method, self.inputs), self._expected, strict=True):
-            error = relative_error(found, wanted)
-            if not (found.shape == wanted.shape and error <= 2 * bound + 1e-6):
-                raise AssertionError(f"{name} at {self.cell} is off by {error:.1e}, PyTorch eager by {bound:.1e}")
+    def _inverse(self, method: Callable[..., Pair], y: Tensor, *layers: Tensor) -> Pair:
+        half, masks = len(layers) // 2, [mask.to(y.dtype) for mask in self.masks]
+        return method(y, layers[:half], layers[half:], masks, self.cell["kind"])
 
     def _products(self) -> Callable[[int], None]:
         n, d = self.cell["n"], self.cell["d"]
