@@ -5,6 +5,7 @@ from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
 from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
+from .divergence.potential import potential_divergence, potential_value
 from .info import build_info
 from .integrations import accelerate
 from .langevin.chain import langevin_chain
@@ -34,6 +35,8 @@ __all__ = [
     "mala_accept",
     "masked_mlp_inverse",
     "normal",
+    "potential_divergence",
+    "potential_value",
     "random_projections",
     "set_backend",
     "sliced_displacement",

@@ -1,0 +1,1 @@
+"""Divergences of vector fields: Hutchinson's estimate, perceptrons and OT-Flow's potential."""

@@ -1,0 +1,114 @@
+"""OT-Flow's potential: its gradient by space and time and its Laplacian, in closed form.
+
+With s = [x, t] in R^(d+1), s_c = [x, t, c] where a context c is given, m units, M layers and h = 1/(M − 1):
+
+    Φ(s) = w·N(s_c) + ½ |A s|² + b·s,     N = u_(M−1)
+    u_0 = σ(K_0 s_c + b_0)                σ(z) = log(e^z + e^(−z)), σ' = tanh
+    u_l = u_(l−1) + h σ(K_l u_(l−1) + b_l)
+
+Onken, Wu Fung, Li & Ruthotto 2021, "OT-Flow: fast and accurate continuous normalizing flows via optimal transport".
+Their constant term changes nothing but Φ itself: whoever plots it adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..checks import listed
+from ..precision import HALVES, outside_autocast
+from . import potential_checks as checks
+from . import potential_reference as reference
+
+__all__ = ["potential_divergence", "potential_value"]
+
+
+def potential_divergence(
+    x: Tensor,
+    t: Tensor | float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    output: Tensor,
+    *,
+    quadratic: Tensor | None = None,
+    linear: Tensor | None = None,
+    context: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """∇Φ by space and time, and the Laplacian of Φ in space: tr ∂²Φ/∂x².
+
+    Args:
+        x: (B, d).
+        t: a number, () or (B,).
+        weights: K_0 of shape (m, d + 1 + c), for x, t and the context in this order, then K_1, …, K_(M−1), each (m, m);
+            at least K_0. ``biases``: as many, each (m,).
+        output: w (m,).
+        quadratic: A (r, d + 1), or None for no such term.
+        linear: b (d + 1,), or None.
+        context: (c,) or (B, c), read by the network alone.
+
+    Returns:
+        The gradient (B, d + 1), whose last column is ∂Φ/∂t, and the Laplacian (B,); differentiable once in x, t,
+        context and all parameters, to any order under ``use_backend("reference")``. The velocity of OT-Flow is
+        −∇_xΦ, and its divergence minus the Laplacian. Half precision is computed in float32.
+
+    Raises:
+        TypeError, ValueError: naming the argument that has a wrong type, dtype, device or shape.
+    """
+    return _divergence(x, t, listed("weights", weights), listed("biases", biases), output, quadratic, linear, context)
+
+
+def potential_value(
+    x: Tensor,
+    t: Tensor | float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    output: Tensor,
+    *,
+    quadratic: Tensor | None = None,
+    linear: Tensor | None = None,
+    context: Tensor | None = None,
+) -> Tensor:
+    """Φ itself (B,), by PyTorch's own operations on every backend; arguments as of :func:`potential_divergence`."""
+    return _value(x, t, listed("weights", weights), listed("biases", biases), output, quadratic, linear, context)
+
+
+@outside_autocast
+def _value(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+) -> Tensor:  # fmt: skip
+    _check(x, t, weights, biases, output, quadratic, linear, context)
+    return reference.potential_value(_joined(x, t, context), x.shape[1] + 1, weights, biases, output, quadratic, linear)
+
+
+@outside_autocast
+def _divergence(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _check(x, t, weights, biases, output, quadratic, linear, context)
+    if x.dtype in HALVES:
+        wide = [[part.float() for part in parts] for parts in (weights, biases)]
+        rest = [part if part is None else part.float() for part in (output, quadratic, linear, context)]
+        found = _divergence(x.float(), t.float() if isinstance(t, Tensor) else t, *wide, *rest)  # type: ignore[arg-type]
+        return found[0].to(x.dtype), found[1].to(x.dtype)
+    s = _joined(x, t, context)
+    return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear)
+
+
+def _check(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+) -> None:  # fmt: skip
+    checks.point(x, t, context)
+    inputs = x.shape[1] + 1 + (0 if context is None else context.shape[-1])
+    checks.network(x, inputs, weights, biases, output)
+    checks.rest(x, quadratic, linear)
+
+
+def _joined(x: Tensor, t: Tensor | float, context: Tensor | None) -> Tensor:
+    """s_c = [x, t, c], (B, d + 1 + c)."""
+    time = t.expand(len(x)).unsqueeze(1) if isinstance(t, Tensor) else x.new_full((len(x), 1), t)
+    return torch.cat([x, time] if context is None else [x, time, context.expand(len(x), -1)], 1)
