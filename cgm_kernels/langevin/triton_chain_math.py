@@ -1,4 +1,4 @@
-"""The activations of a network's energy on Triton: value and derivative together, as csrc/langevin/chain_formula.h."""
+"""The activations of a network's energy on Triton: value and derivative together, as csrc/common/activations.h."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "common/activations.h"
 #include "common/parallel.h"
 #include "langevin/kernels.h"
 
@@ -26,9 +27,6 @@ struct MixtureEnergy {
   Precisions kind = Precisions::isotropic;
 };
 
-// In the order of ACTIVATIONS in activations.py.
-enum class ChainActivation : int { tanh, softplus, silu, gelu, relu, leaky_relu, elu, sin };
-
 // A network from widths[0] = dims numbers to widths[layers] = 1, the activation after each layer but the last.
 template <typename scalar_t>
 struct MlpEnergy {
@@ -36,7 +34,7 @@ struct MlpEnergy {
   int64_t widths[most_layers + 1];
   const scalar_t* weights[most_layers];  // (widths[l + 1], widths[l]), contiguous
   const scalar_t* biases[most_layers];   // (widths[l + 1])
-  ChainActivation activation = ChainActivation::tanh;
+  ActivationKind activation = ActivationKind::tanh;
   double slope = 0;  // of leaky ReLU below zero
 };
 

@@ -6,8 +6,8 @@
 #pragma once
 #include <algorithm>
 
+#include "common/cuda_activations.cuh"
 #include "common/dynamic_shared.h"
-#include "langevin/chain_cuda_activations.cuh"
 #include "langevin/chain_cuda_products.cuh"
 
 namespace cgm::langevin {
@@ -125,7 +125,7 @@ __device__ __forceinline__ void sweep_forward(const MlpEnergy<acc_t>& energy, co
 #pragma unroll
           for (int k = 0; k < size; ++k) {
             const acc_t leak = static_cast<acc_t>(energy.slope);
-            const auto found = activated<decltype(activation)::value, ChainMath>(word.at[k] + bias, leak);
+            const auto found = activated<decltype(activation)::value, ActivationMath>(word.at[k] + bias, leak);
             value.at[k] = found.value;
             word.at[k] = found.slope * out;
           }

@@ -1,13 +1,13 @@
 // Langevin chains on a network, on the CPU: threads over tiles of chains, each taken through all layers and steps.
 #include <algorithm>
 
+#include "common/activations.h"
 #include "common/host_device.h"
 #include "common/levels.h"
 #include "common/philox.h"
 #include "common/small_products.h"
 #include "common/workspace.h"
 #include "langevin/chain.h"
-#include "langevin/chain_formula.h"
 #include "langevin/cpu_chain_memory.h"
 #include "langevin/cpu_tiles.h"
 #include "langevin/formula.h"
@@ -30,7 +30,7 @@ struct PackedMlp {
   scalar_t* forward[most_layers];   // (widths[l], padded[l + 1]): the transposed weights
   scalar_t* biases[most_layers];    // (padded[l + 1])
   scalar_t* backward[most_layers];  // (widths[l + 1], padded[l]): the weights
-  ChainActivation activation = ChainActivation::tanh;
+  ActivationKind activation = ActivationKind::tanh;
   double slope = 0;
 
   explicit PackedMlp(const MlpEnergy<scalar_t>& energy)

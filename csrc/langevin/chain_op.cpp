@@ -95,7 +95,7 @@ at::Tensor chain_mlp(const at::Tensor& x, const at::Tensor& parameters, at::IntA
   return run(x, dynamics, [&](auto type) {
     using scalar_t = typename decltype(type)::type;
     MlpEnergy<scalar_t> energy;
-    energy.layers = layers, energy.slope = slope, energy.activation = static_cast<ChainActivation>(activation);
+    energy.layers = layers, energy.slope = slope, energy.activation = static_cast<ActivationKind>(activation);
     std::copy(widths.begin(), widths.end(), energy.widths);
     const scalar_t* next = packed.template const_data_ptr<scalar_t>();
     for (int64_t layer = 0; layer < layers; ++layer) {

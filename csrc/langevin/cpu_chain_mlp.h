@@ -1,42 +1,25 @@
 // Chains on a network at one SIMD level (see common/foreach_level.h). Chains are rows; a layer's numbers lie in a row,
 // filled up to whole vectors.
+#include "common/activation_math.h"
 #include "langevin/cpu_chain.h"
-#include "langevin/cpu_chain_math.h"
 
 namespace cgm::langevin {
 namespace CGM_LEVEL {
 
 // sums become slopes, a'(sums), and values a(sums).
-template <ChainActivation kind, typename Real>
+template <ActivationKind kind, typename Real>
 static void activate_all(Real* __restrict sums, Real* __restrict values, int64_t count, Real leak) {
 #pragma omp simd
   for (int64_t i = 0; i < count; ++i) {
-    const Activated<Real> found = activated<kind, ChainMath>(sums[i], leak);
+    const Activated<Real> found = activated<kind, ActivationMath>(sums[i], leak);
     values[i] = found.value;
     sums[i] = found.slope;
   }
 }
 
 template <typename Real>
-static void activate(ChainActivation kind, Real* sums, Real* values, int64_t count, Real leak) {
-  switch (kind) {
-    case ChainActivation::tanh:
-      return activate_all<ChainActivation::tanh>(sums, values, count, leak);
-    case ChainActivation::softplus:
-      return activate_all<ChainActivation::softplus>(sums, values, count, leak);
-    case ChainActivation::silu:
-      return activate_all<ChainActivation::silu>(sums, values, count, leak);
-    case ChainActivation::gelu:
-      return activate_all<ChainActivation::gelu>(sums, values, count, leak);
-    case ChainActivation::relu:
-      return activate_all<ChainActivation::relu>(sums, values, count, leak);
-    case ChainActivation::leaky_relu:
-      return activate_all<ChainActivation::leaky_relu>(sums, values, count, leak);
-    case ChainActivation::elu:
-      return activate_all<ChainActivation::elu>(sums, values, count, leak);
-    case ChainActivation::sin:
-      return activate_all<ChainActivation::sin>(sums, values, count, leak);
-  }
+static void activate(ActivationKind kind, Real* sums, Real* values, int64_t count, Real leak) {
+  visit_activation(kind, [&](auto found) { activate_all<decltype(found)::value>(sums, values, count, leak); });
 }
 
 template <typename Real>
