@@ -1,0 +1,160 @@
+"""The divergence of a tanh perceptron beside its value: with one probe a point, and exactly; and with all gradients.
+
+Contenders: our backends; PyTorch in three ways, tangents by hand, a reverse-mode VJP and torch.func.jvp
+(``divergence_peers``); the first of them under torch.compile. The floor is the products that one probe cannot do
+without: those of value and tangent, and with the gradient their transposes, into memory that is there already.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import cgm_kernels
+
+from . import floor
+from .benchmark import Benchmark, Cell, Target, choose_backend
+from .divergence_peers import PEERS, Pair
+from .oracle import Oracle, results
+from .timing import Contender
+
+MODES = {"forward": "forward", "forward_backward": "forward + backward"}
+KINDS = {"hutchinson": "one probe", "exact": "exact trace"}
+WIDTHS, DEPTHS, N = (32, 64, 128, 256), (2, 3), 4096
+HEADLINES = [{"kind": "hutchinson", "n": N, "d": d, "width": 64, "hidden": depth} for d in (2, 64) for depth in DEPTHS]
+GRID = (
+    HEADLINES
+    + [
+        {"kind": "hutchinson", "n": N, "d": d, "width": width, "hidden": depth}
+        for d in (2, 64)
+        for width in WIDTHS
+        for depth in DEPTHS
+        if width != 64
+    ]
+    + [{"kind": "hutchinson", "n": n, "d": d, "width": 64, "hidden": 2} for n in (1, 16, 256) for d in (2, 64)]
+    + [
+        {"kind": "exact", "n": n, "d": d, "width": 64, "hidden": depth}
+        for n, d in ((16, 2), (N, 2), (N, 16), (512, 64))
+        for depth in DEPTHS
+    ]
+)
+QUICK_GRID = HEADLINES + [{"kind": "exact", "n": 512, "d": 16, "width": 64, "hidden": depth} for depth in DEPTHS]
+TITLES = {
+    "native": "ours (native)",
+    "triton": "ours (Triton)",
+    "reference": "ours (reference)",
+    "eager": "PyTorch, tangents by hand",
+    "vjp": "PyTorch, VJP",
+    "jvp": "torch.func.jvp",
+    "compile": "tangents by hand, torch.compile",
+    "floor_gemm": "floor: matrix products",
+}
+OURS = ("native", "triton", "reference")
+WAYS = ("eager", "vjp", "jvp")
+
+
+def ours(probes: Tensor | None, x: Tensor, *layers: Tensor) -> Pair:
+    return cgm_kernels.mlp_divergence(x, layers[::2], layers[1::2], probes=probes, exact=probes is None)
+
+
+class Problem:
+    """The points and the network of one cell, float32, and the contenders on them."""
+
+    def __init__(self, cell: Cell, mode: str, device: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
+        n, d = cell["n"], cell["d"]
+        self.widths = (d, *[cell["width"]] * cell["hidden"], d)
+        generator = torch.Generator().manual_seed(0)
+
+        def draw(*shape: int, scale: float = 1.0) -> Tensor:
+            return (scale * torch.randn(shape, generator=generator)).to(device)
+
+        self.inputs = [draw(n, d)]
+        for before, after in zip(self.widths, self.widths[1:], strict=False):
+            self.inputs += [draw(after, before, scale=before**-0.5), draw(after, scale=0.1)]
+        for one in self.inputs:
+            one.requires_grad_(self.gradient)
+        self.probes = draw(1, n, d).sign() if cell["kind"] == "hutchinson" else None
+        self.cotangents = (draw(n, d), draw(n)) if self.gradient else None
+        self.oracle = Oracle(cell, functools.partial(self._call, PEERS["eager"]), self.inputs, self.cotangents)
+
+    def contender(self, name: str, check: bool = True) -> Contender:
+        """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
+        if name == "floor_gemm":
+            return Contender(name, call=self._products())
+        method, prepare = functools.partial(self._call, self._method(name)), choose_backend(name)
+        prepare()
+        if check and name != "eager":
+            self.oracle.check(name, method)
+        return Contender(name, call=lambda index: results(method, self.inputs, self.cotangents), prepare=prepare)
+
+    @staticmethod
+    def _method(name: str) -> Callable[..., Pair]:
+        if name == "compile":
+            torch._dynamo.reset()  # sizes must not count against the limit of recompilations
+            return torch.compile(PEERS["eager"], fullgraph=True, dynamic=False)
+        if name not in (*PEERS, *OURS):
+            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        return PEERS.get(name, ours)
+
+    def _call(self, method: Callable[..., Pair], x: Tensor, *layers: Tensor) -> Pair:
+        return method(None if self.probes is None else self.probes.to(x.dtype), x, *layers)
+
+    def _products(self) -> Callable[[int], None]:
+        return floor.perceptron_products(2 * self.cell["n"], self.widths, self.device, gradient=self.gradient)
+
+
+def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
+    """Why a contender is left out at a cell, or None."""
+    if name == "compile" and (quick or cell not in HEADLINES):
+        return "compiled only at the headline sizes of a full run"
+    if name == "floor_gemm" and cell["kind"] == "exact":
+        return "the exact trace needs no particular products"
+    return None
+
+
+def _wide(cell: Cell) -> bool:
+    return cell["kind"] == "hutchinson" and cell["n"] == N
+
+
+TARGETS = [
+    *(Target(f"one probe, {TITLES[way]}", "cpu", ("forward_backward",), way, 1.4, _wide) for way in WAYS),
+    *(
+        Target(f"never slower than {TITLES[way]}", device, tuple(MODES), way, 0.95, lambda cell: True)
+        for device in ("cpu", "cuda")
+        for way in WAYS
+    ),
+    Target(
+        "on a GPU, VJP", "cuda", ("forward_backward",), "vjp", 5.0, lambda cell: _wide(cell) and cell["width"] == 64
+    ),
+]
+
+BENCHMARK = Benchmark(
+    name="divergence",
+    title="Divergence of a perceptron",
+    modes=MODES,
+    kinds=KINDS,
+    sizes={"n": "n = {:,}", "d": "d = {}", "width": "width {}", "hidden": "{} hidden layers"},
+    columns="kind, n, d, width, hidden layers",
+    grid=GRID,
+    quick_grid=QUICK_GRID,
+    headlines=HEADLINES,
+    titles=TITLES,
+    ours=OURS,
+    floors=("floor_gemm",),
+    floor_title="floor: matrix products",
+    problem=Problem,
+    why_not=why_not,
+    targets=tuple(TARGETS),
+    axis="width",
+    axis_title="width",
+    curve={"kind": "hutchinson", "n": N, "d": 64, "hidden": 3},
+    tiny={"kind": "hutchinson", "n": 8, "d": 4, "width": 16, "hidden": 2},
+    memory_cells=HEADLINES[-1:],
+    output_bytes=lambda cell, mode: 4 * cell["n"] * (cell["d"] + 1) * (2 if mode == "forward_backward" else 1),
+)
