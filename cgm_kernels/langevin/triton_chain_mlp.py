@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .triton_chain_math import activated
+from ..triton_activations import bent
 from .triton_chain_steps import float_of, moved, projection, step_of
 from .triton_noise import normal_elements
 
@@ -50,7 +50,7 @@ def _layer_forward(
         inside = unit < units
         z = _product(source, weights, 1, inputs, inputs, unit, units, chain, there, BLOCK, COLUMNS, TERMS, DTYPE)
         z += tl.load(biases + unit, mask=inside, other=0.0)[None, :]
-        value, slope = activated(z, leak, ACTIVATION)
+        value, slope, _ = bent(z, leak, ACTIVATION)
         known = there[:, None] & inside[None, :]
         place = chain[:, None] * units + unit[None, :]
         if is_last:
