@@ -1,8 +1,9 @@
 // The rows of an affine coupling: 1 to 32 lanes of a warp, or a block, or (forward: with sums joined afterwards)
 // several blocks walk over each row, first over what is transformed, then over what passes.
 #pragma once
+#include "common/cuda_packet.cuh"
 #include "common/dynamic_shared.h"
-#include "coupling/cuda_packet.cuh"
+#include "coupling/cuda_math.cuh"
 #include "coupling/kernels.h"
 
 namespace cgm::coupling {

@@ -7,7 +7,7 @@
 
 #include "common/cuda_launch.h"
 #include "common/dynamic_shared.h"
-#include "coupling/cuda_packet.cuh"
+#include "coupling/cuda_math.cuh"
 #include "coupling/masked_kernels.h"
 
 namespace cgm::coupling {

@@ -14,9 +14,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "coupling/formula.h"
-
-namespace cgm::coupling {
+namespace cgm {
 
 constexpr int kThreads = 256;  // of every block
 constexpr int kWarpLanes = 32;
@@ -27,18 +25,6 @@ constexpr int kItems = sizeof(scalar_t) == 8 ? 2 : 4;
 
 template <typename scalar_t>
 using PacketWord = std::conditional_t<kItems<scalar_t> * sizeof(scalar_t) == 16, uint4, uint2>;
-
-// Those of double are calls: inlined in every kernel they would take most of the time to compile.
-struct DeviceMath {
-  static __device__ __forceinline__ float exp(float x) { return expf(x); }
-  static __device__ __attribute__((noinline)) double exp(double x) { return ::exp(x); }
-  static __device__ __forceinline__ float log(float x) { return logf(x); }
-  static __device__ __attribute__((noinline)) double log(double x) { return ::log(x); }
-  static __device__ __forceinline__ float log1p(float x) { return log1pf(x); }
-  static __device__ __attribute__((noinline)) double log1p(double x) { return ::log1p(x); }
-  static __device__ __forceinline__ float tanh(float x) { return tanhf(x); }
-  static __device__ __attribute__((noinline)) double tanh(double x) { return ::tanh(x); }
-};
 
 __device__ __forceinline__ float widen(float value) { return value; }
 __device__ __forceinline__ double widen(double value) { return value; }
@@ -108,4 +94,4 @@ __device__ __forceinline__ void each_span(int64_t lane, int64_t lanes, int64_t c
   }
 }
 
-}  // namespace cgm::coupling
+}  // namespace cgm
