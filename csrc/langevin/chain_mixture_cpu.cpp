@@ -2,12 +2,12 @@
 // the cache.
 #include <initializer_list>
 
+#include "common/aligned_memory.h"
 #include "common/host_device.h"
 #include "common/levels.h"
 #include "common/philox.h"
 #include "common/workspace.h"
 #include "langevin/chain.h"
-#include "langevin/cpu_chain_memory.h"
 #include "langevin/cpu_tiles.h"
 #include "langevin/formula.h"
 #if defined(__SSE2__)

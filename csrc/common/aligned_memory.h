@@ -1,11 +1,11 @@
-// Memory of a thread that runs chains: aligned, and zero at first, so that lanes without a chain hold numbers.
+// Memory of a thread: aligned, and zero at first, so that lanes without a row hold numbers.
 #pragma once
 #include <cstddef>
 #include <cstring>
 #include <memory>
 #include <new>
 
-namespace cgm::langevin {
+namespace cgm {
 
 struct FreeAligned {
   void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(256)); }
@@ -17,4 +17,4 @@ inline std::unique_ptr<void, FreeAligned> zeroed(size_t bytes) {
   return memory;
 }
 
-}  // namespace cgm::langevin
+}  // namespace cgm
