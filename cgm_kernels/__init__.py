@@ -5,6 +5,8 @@ from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
 from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
+from .divergence.flow_op import FlowResult, mlp_flow
+from .divergence.op import mlp_divergence
 from .divergence.potential import potential_divergence, potential_value
 from .info import build_info
 from .integrations import accelerate
@@ -21,6 +23,7 @@ from .sliced_ot.op import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "FlowResult",
     "InvertibleSequence",
     "accelerate",
     "affine_coupling",
@@ -34,6 +37,8 @@ __all__ = [
     "langevin_step",
     "mala_accept",
     "masked_mlp_inverse",
+    "mlp_divergence",
+    "mlp_flow",
     "normal",
     "potential_divergence",
     "potential_value",

@@ -1,0 +1,156 @@
+"""The divergence of a perceptron, with its value: the right-hand side of continuous normalizing flows.
+
+For u_k = γ_k ∘ (W_k h_(k−1) + b_k) + β_k, h_0 = [x, t, context], h_k = a(u_k) [+ h_(k−1)] and the value v = u_K,
+
+    exact         div v = tr J,  J = ∂v/∂x
+    probes e_p    div v ≈ (1/P) Σ_p e_pᵀ J e_p,  which is unbiased where E[e eᵀ] = 1
+
+value and tangents go through each layer in one product. Sources: Hutchinson 1989, "A stochastic estimator of the trace
+of the influence matrix for Laplacian smoothing splines"; Chen et al. 2018, "Neural ordinary differential equations";
+Grathwohl et al. 2019, "FFJORD: free-form continuous dynamics for scalable reversible generative models"; for the norm
+of J, Finlay et al. 2020, "How to train your neural ODE: the world of Jacobian and kinetic regularization" (RNODE).
+
+Half precision is computed in float32, under autocast too. NaN and infinities stay in their row. The fused kernels give
+first derivatives in reverse mode; second and forward-mode ones come from ``use_backend("reference")`` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import operator, refuse_forward_gradients
+from ..activations import ACTIVATIONS
+from ..checks import choice, listed
+from ..precision import HALVES, outside_autocast
+from . import checks, packing, reference
+from .operators import backend_of
+from .packing import Film
+
+__all__ = ["mlp_divergence"]
+
+
+def mlp_divergence(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    *,
+    activation: str = "tanh",
+    probes: Tensor | None = None,
+    exact: bool = False,
+    t: Tensor | float | None = None,
+    context: Tensor | None = None,
+    residual: bool = False,
+    film: Film | None = None,
+    frobenius: bool = False,
+) -> tuple[Tensor, ...]:
+    """The value of a perceptron v(x) and its divergence in x, Hutchinson's estimate or exact.
+
+    Args:
+        x: (B, d).
+        weights: W_k of each layer, (out, in) as of ``torch.nn.Linear``; the first takes d numbers, then t where it is
+            given, then those of the context, and the last gives d.
+        biases: b_k of each layer, (out,) or None.
+        activation: a, after each layer but the last: tanh, softplus, silu, gelu (exact), relu, leaky_relu (0.01 below
+            zero), elu or sin.
+        probes: e, (P, B, d), constants: the mean of eᵀ J e over them; see :func:`hutchinson_probes`.
+        exact: the trace of J instead: closed forms for up to three layers, d tangents for more. Either this or probes.
+        t: the time, a number, a tensor (), or (B,), one for each row.
+        context: (c,) or (B, c), the other inputs of the first layer.
+        residual: h_k = a(u_k) + h_(k−1) for the layers k = 2, …, K−1 whose widths agree.
+        film: of each layer, the last included, None or (γ_k, β_k), each (H_k,) or (B, H_k).
+        frobenius: also the mean of |J e|² over the probes, whose expectation is |J|_F²; under ``exact`` |J|_F² itself.
+
+    Returns:
+        v (B, d), the divergence (B,) and, with ``frobenius``, the squared norm (B,); of half precision the latter two
+        are float32. Differentiable once in all tensors but the probes.
+
+    Raises:
+        TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
+    """
+    layers = listed("weights", weights), listed("biases", biases)
+    return _divergence(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
+
+
+@outside_autocast
+def _divergence(
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    activation: str,
+    probes: Tensor | None,
+    exact: bool,
+    t: Tensor | float | None,
+    context: Tensor | None,
+    residual: bool,
+    film: Film | None,
+    frobenius: bool,
+) -> tuple[Tensor, ...]:
+    checks.points(x)
+    choice("activation", activation, ACTIVATIONS)
+    checks.estimate(probes, exact, x)
+    checks.time(t, x)
+    checks.context(context, x)
+    n_others = (t is not None) + (0 if context is None else context.shape[-1])
+    others = (", t" if t is not None else "") + (", context" if context is not None else "")
+    checks.layers(x, weights, biases, n_others, others)
+    film = checks.film(film, weights, x, len(x), "row of x")
+    backend = backend_of("mlp_divergence", x.device.type)
+    held = x.dtype if native_halves(backend, x) else computed_in(x.dtype)
+    dtype = x.dtype
+    x, weights, biases, probes, t, context, film = widened((x, weights, biases, probes, t, context, film), held)
+    found = _canonical(backend, x, weights, biases, probes, t, context, film, activation, residual, frobenius)
+    return found[0].to(dtype), *found[1:]
+
+
+def _canonical(
+    backend: str,
+    x: Tensor,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    probes: Tensor | None,
+    t: Tensor | float | None,
+    context: Tensor | None,
+    film: Film | None,
+    activation: str,
+    residual: bool,
+    frobenius: bool,
+) -> tuple[Tensor, ...]:
+    d = x.shape[1]
+    added = packing.first_addition(weights[0], biases[0], d, t, context)
+    n_results = 3 if frobenius else 2
+    if backend == "reference":
+        network = reference.network(weights, biases, film, activation, residual, d)
+        return reference.mlp_divergence(x, probes, network, added)[:n_results]
+    widths = packing.widths(x, weights)
+    parameters = packing.pack(weights, biases, d)
+    packed_film = packing.pack_film(film, widths, x)
+    refuse_forward_gradients(x=x, weights=parameters, biases=added, film=packed_film)
+    keep = wants_gradient(x, parameters, added, packed_film)
+    index = list(ACTIVATIONS).index(activation)
+    return operator(backend, "mlp_divergence")(
+        x, probes, parameters, added, packed_film, widths, index, residual, frobenius, keep
+    )[:n_results]
+
+
+def computed_in(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALVES else dtype
+
+
+def native_halves(backend: str, x: Tensor) -> bool:
+    """Whether the backend's kernels read half precision themselves."""
+    return backend == "triton" or (backend == "native" and x.device.type == "cuda")
+
+
+def widened(value: Any, dtype: torch.dtype) -> Any:
+    """``value`` with its tensors, in lists too, in ``dtype``."""
+    if isinstance(value, (list, tuple)):
+        return [widened(part, dtype) for part in value]
+    return value.to(dtype) if isinstance(value, Tensor) else value
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
