@@ -37,11 +37,14 @@ _INPUTS = "Tensor x, Tensor? probes, Tensor parameters"
 def backend_of(name: str, device_type: str) -> str:
     """The backend that runs ``name`` on such tensors: the one chosen, or the reference where that one has no kernel."""
     backend = backends.select(device_type)
+    return backend if _has_kernel(backend, name, device_type) else "reference"
+
+
+@torch.compiler.assume_constant_result
+def _has_kernel(backend: str, name: str, device_type: str) -> bool:
     if backend == "native":
-        has = torch._C._dispatch_has_kernel_for_dispatch_key(f"cgm_native::{name}", device_type.upper())
-    else:
-        has = backend == "triton" and importlib.util.find_spec("cgm_kernels.divergence.triton") is not None
-    return backend if has else "reference"
+        return torch._C._dispatch_has_kernel_for_dispatch_key(f"cgm_native::{name}", device_type.upper())
+    return backend == "triton" and importlib.util.find_spec("cgm_kernels.divergence.triton") is not None
 
 
 def _triton(name: str) -> Callable[..., Any]:
