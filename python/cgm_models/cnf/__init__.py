@@ -1,0 +1,29 @@
+"""Continuous flows: vector fields integrated in time, and the checks that keep their likelihoods honest."""
+
+from .continuous import ContinuousFlow, ContinuousTransform
+from .ffjord import FFJORD
+from .field import ModuleField, VectorField
+from .field_perceptron import PerceptronField
+from .likelihood import Converged, NotConvergedError, check_mass, converge, converged_log_prob, mass_in_the_plane
+from .regularization import Regularizers
+from .solve import solve
+from .solver import Solution, Solver
+
+__all__ = [
+    "FFJORD",
+    "ContinuousFlow",
+    "ContinuousTransform",
+    "Converged",
+    "ModuleField",
+    "NotConvergedError",
+    "PerceptronField",
+    "Regularizers",
+    "Solution",
+    "Solver",
+    "VectorField",
+    "check_mass",
+    "converge",
+    "converged_log_prob",
+    "mass_in_the_plane",
+    "solve",
+]

@@ -1,0 +1,56 @@
+"""One solve of a continuous flow: the fused kernel where the field and the solver allow it, else step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .adjoint import integrate_with_adjoint
+from .field import Time, VectorField
+from .integration import integrate
+from .solver import Solution, Solver
+
+
+def solve(
+    field: VectorField,
+    x: Tensor,
+    context: Tensor | None,
+    solver: Solver,
+    start: float = 0.0,
+    end: float = 1.0,
+    *,
+    probes: Tensor | None = None,
+    exact: bool = False,
+    regularizers: bool = False,
+) -> Solution:
+    """Points ``(batch, dim)`` carried along ``field`` from time ``start`` to ``end``.
+
+    The divergence is integrated beside them, by ``probes`` (P, batch, dim) or as the exact trace, or with neither left
+    out; with ``regularizers`` |v|² and the squared norm of the Jacobian, too. A solver of fixed steps reads nothing
+    back from the device.
+    """
+    measured = exact or probes is not None
+    if regularizers and not measured:
+        raise ValueError("regularizers need probes or exact=True")
+    adjoint = solver.gradient == "adjoint" and torch.is_grad_enabled()
+    if not solver.adaptive and not adjoint:
+        whole = field.flow(x, context, solver, start, end, probes=probes, exact=exact, regularizers=regularizers)
+        if whole is not None:
+            return whole
+
+    def rates(t: Time, points: Tensor) -> Sequence[Tensor]:
+        if not measured:
+            return (field(t, points, context),)
+        value, *rest = field.divergence(t, points, context, probes=probes, exact=exact, frobenius=regularizers)
+        return (value, rest[0], torch.linalg.vecdot(value, value), rest[1]) if regularizers else (value, rest[0])
+
+    beside = [x.new_zeros(len(x)) for _ in range((1 + 2 * regularizers) if measured else 0)]
+    if adjoint:
+        parameters = [*field.parameters(), *([] if context is None else [context])]
+        state, n_evaluations = integrate_with_adjoint(rates, x, beside, parameters, solver, start, end)
+    else:
+        state, n_evaluations = integrate(rates, [x], beside, solver, start, end)
+    parts: list[Tensor | None] = [*state[1:], *[None] * (3 - len(beside))]
+    return Solution(state[0], parts[0], parts[1], parts[2], n_evaluations)
