@@ -6,6 +6,7 @@ from .coupling.masked import masked_mlp_inverse
 from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .divergence.flow_op import FlowResult, mlp_flow
+from .divergence.hutchinson import hutchinson_divergence, hutchinson_probes
 from .divergence.op import mlp_divergence
 from .divergence.potential import potential_divergence, potential_value
 from .info import build_info
@@ -33,6 +34,8 @@ __all__ = [
     "available_backends",
     "build_info",
     "get_backend",
+    "hutchinson_divergence",
+    "hutchinson_probes",
     "langevin_chain",
     "langevin_step",
     "mala_accept",
