@@ -35,8 +35,8 @@ class Library:
             :class:`PassOn`. It takes every argument of the original by name.
         check: raises RuntimeError for a version whose behaviour the routes are not known to keep.
         methods: the same for methods, whose paths are ``"module:Class.method"``.
-        instances: for each such path of a module's method, what replaces it in one accelerated module where that is
-            not the route itself: a module that builds what has the routed methods.
+        instances: for each such path, what replaces the method or property in one accelerated model where that is not
+            the route itself: it builds what has the routed methods.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Library:
     routes: Mapping[str, Callable[..., Any]]
     check: Callable[[ModuleType], None]
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    instances: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    instances: Mapping[str, Any] = field(default_factory=dict)
 
 
 _lock = threading.RLock()

@@ -1,4 +1,5 @@
-"""zuko: its affine couplings, and its masked affine autoregressive transforms in both directions, on our kernels.
+"""zuko: its affine couplings, its masked affine autoregressive transforms in both directions, and the divergence of its
+continuous flows, on our kernels.
 
 What stays with zuko, each for a reason named in the report: univariate transforms that are not
 ``MonotonicAffineTransform`` (splines, neural ones), transforms that zuko's own coupling and masked autoregressive
@@ -18,9 +19,15 @@ from typing import Any
 import torch
 from torch import Tensor
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.flows.continuous import FFJTransform
 from zuko.flows.coupling import GeneralCouplingTransform
 from zuko.nn import MaskedLinear, MaskedMLP, Residual
-from zuko.transforms import AutoregressiveTransform, CouplingTransform, MonotonicAffineTransform
+from zuko.transforms import (
+    AutoregressiveTransform,
+    CouplingTransform,
+    FreeFormJacobianTransform,
+    MonotonicAffineTransform,
+)
 from zuko.utils import broadcast
 
 from ..coupling.masked import masked_mlp_inverse
@@ -38,6 +45,7 @@ from ._flows import (
     version_check,
 )
 from ._library import Library, PassOn
+from ._zuko_continuous import call_and_ladj
 
 _LAYOUT = "interleaved_shift_scale"
 
@@ -181,8 +189,22 @@ def _make_masked(self: Any, c: Tensor | None = None) -> Any:
     return transform
 
 
+def _make_continuous(self: Any, c: Tensor | None = None) -> Any:
+    return _continuous(FFJTransform.forward(self, c))
+
+
+def _inverse_continuous(self: Any) -> Any:
+    return _continuous(FreeFormJacobianTransform.inv.fget(self))  # type: ignore[attr-defined]
+
+
+def _continuous(transform: Any) -> Any:
+    transform.__class__ = accelerated(LIBRARY, FreeFormJacobianTransform)
+    return transform
+
+
 _COUPLING = "zuko.transforms:CouplingTransform"
 _AUTOREGRESSIVE = "zuko.transforms:AutoregressiveTransform"
+_CONTINUOUS = "zuko.transforms:FreeFormJacobianTransform"
 
 LIBRARY = Library(
     name="zuko",
@@ -196,9 +218,12 @@ LIBRARY = Library(
         f"{_AUTOREGRESSIVE}._call": _masked_call,
         f"{_AUTOREGRESSIVE}._inverse": _masked_inverse,
         f"{_AUTOREGRESSIVE}.call_and_ladj": _masked_both,
+        f"{_CONTINUOUS}.call_and_ladj": call_and_ladj,
     },
     instances={
         "zuko.flows.coupling:GeneralCouplingTransform.forward": _make_coupling,
         "zuko.flows.autoregressive:MaskedAutoregressiveTransform.forward": _make_masked,
+        "zuko.flows.continuous:FFJTransform.forward": _make_continuous,
+        f"{_CONTINUOUS}.inv": property(_inverse_continuous),
     },
 )
