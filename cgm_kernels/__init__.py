@@ -9,6 +9,7 @@ from .divergence.flow_op import FlowResult, mlp_flow
 from .divergence.hutchinson import hutchinson_divergence, hutchinson_probes
 from .divergence.op import mlp_divergence
 from .divergence.potential import potential_divergence, potential_value
+from .divergence.runge_kutta import runge_kutta_error, runge_kutta_update
 from .info import build_info
 from .integrations import accelerate
 from .langevin.chain import langevin_chain
@@ -46,6 +47,8 @@ __all__ = [
     "potential_divergence",
     "potential_value",
     "random_projections",
+    "runge_kutta_error",
+    "runge_kutta_update",
     "set_backend",
     "sliced_displacement",
     "sliced_wasserstein_cost",

@@ -5,6 +5,7 @@
 
 #include "common/levels.h"
 #include "coupling/coupling.h"
+#include "divergence/runge_kutta_op.h"
 #include "langevin/langevin.h"
 #include "sliced_ot/sliced_ot.h"
 
@@ -46,6 +47,7 @@ py::dict build_info() {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_info", &build_info);
   m.def("set_cpu_level", [](int level) { cgm::set_cpu_level(static_cast<cgm::CpuLevel>(level)); });
+  m.def("runge_kutta_tableau", &cgm::divergence::tableau);
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
@@ -54,6 +56,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("langevin_accept", &cgm::langevin::accept, no_gil);
   m.def("langevin_normal", &cgm::langevin::normal, no_gil);
   m.def("langevin_step", &cgm::langevin::step, no_gil);
+  m.def("runge_kutta_error", &cgm::divergence::runge_kutta_error, no_gil);
+  m.def("runge_kutta_update", &cgm::divergence::runge_kutta_update, no_gil);
   m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);
   m.def("wasserstein_1d", &cgm::sliced_ot::wasserstein_1d, no_gil);
 }

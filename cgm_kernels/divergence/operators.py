@@ -44,7 +44,10 @@ def backend_of(name: str, device_type: str) -> str:
 def _has_kernel(backend: str, name: str, device_type: str) -> bool:
     if backend == "native":
         return torch._C._dispatch_has_kernel_for_dispatch_key(f"cgm_native::{name}", device_type.upper())
-    return backend == "triton" and importlib.util.find_spec("cgm_kernels.divergence.triton") is not None
+    kernels = "cgm_kernels.divergence.triton"
+    if backend != "triton" or importlib.util.find_spec(kernels) is None:
+        return False
+    return hasattr(importlib.import_module(kernels), name)
 
 
 def _triton(name: str) -> Callable[..., Any]:
