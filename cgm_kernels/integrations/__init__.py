@@ -19,7 +19,14 @@ from ._report import Calls, Report, take
 
 __all__ = ["Accelerated", "Calls", "Patch", "Report", "Swap", "accelerate", "patch", "report", "status", "unpatch"]
 
-_MODULES = {"pot": ".pot", "normflows": ".normflows", "nflows": ".nflows", "zuko": ".zuko", "torchebm": ".torchebm"}
+_MODULES = {
+    "pot": ".pot",
+    "normflows": ".normflows",
+    "nflows": ".nflows",
+    "zuko": ".zuko",
+    "torchdiffeq": ".torchdiffeq",
+    "torchebm": ".torchebm",
+}
 _FLOWS = ("normflows", "nflows", "zuko")
 _ALIASES = {"ot": "pot"}
 
@@ -45,7 +52,8 @@ def _name(library: str) -> str:
 
 
 def patch(library: str) -> Patch:
-    """Route ``library`` ("pot", also "ot"; "normflows", "nflows", "zuko", "torchebm") to our kernels in every thread.
+    """Route ``library`` ("pot", also "ot"; "normflows", "nflows", "zuko", "torchdiffeq", "torchebm") to our kernels in
+    every thread.
 
     The result is a context manager: ``with patch("pot"): ...`` takes the patch back at the end of the block. Patches
     count: the first one replaces the functions, in every loaded module of the library that refers to them; the library

@@ -114,7 +114,7 @@ def test_status_is_in_build_info():
 
 def test_unknown_libraries_and_versions_are_refused(monkeypatch):
     with pytest.raises(
-        ValueError, match="library must be one of nflows, normflows, ot, pot, torchebm, zuko: got 'pott'"
+        ValueError, match="library must be one of nflows, normflows, ot, pot, torchdiffeq, torchebm, zuko: got 'pott'"
     ):
         integrations.patch("pott")
     for version in ("0.9.3", "0.9.8", "1.0"):

@@ -28,7 +28,9 @@ def draw(*shape, seed=3, grad=False):
 
 def flow(features=3, context=0, **options):
     torch.manual_seed(1)
-    return randomized(zuko.flows.CNF(features, context, **{"hidden_features": (8, 9), "atol": 1e-3, "rtol": 1e-3, **options}))
+    return randomized(
+        zuko.flows.CNF(features, context, **{"hidden_features": (8, 9), "atol": 1e-3, "rtol": 1e-3, **options})
+    )
 
 
 @pytest.mark.parametrize("exact", [True, False])
