@@ -1,9 +1,9 @@
-"""Runs the own tests of nflows, normflows, zuko or torchebm, without and with our patch, and compares every outcome.
+"""Runs the own tests of nflows, normflows, zuko, torchdiffeq or torchebm, without and with our patch, and compares.
 
     pip download --no-deps --no-binary :all: nflows normflows zuko -d SOURCES
     python tools/flow_suites.py SOURCES/*.tar.gz
 
-torchebm's archives leave its tests out: its repository holds them.
+The archives of torchdiffeq and torchebm leave their tests out: their repositories hold them.
 
 A SOURCE is a library's source archive, or a folder that holds the library and its tests; the tests run against the
 library in it. The exit status is 0 where, for each, every test has the same outcome both times and at least one call
@@ -20,9 +20,10 @@ from pathlib import Path
 
 import suite
 
-LIBRARIES = ("nflows", "normflows", "zuko", "torchebm")
-# nflows names its test files *_test.py, and its base classes are tests only where they are imported.
-_TESTS = re.compile(r"(test_.*|.*_test)\.py")
+LIBRARIES = ("nflows", "normflows", "zuko", "torchdiffeq", "torchebm")
+# nflows names its test files *_test.py, and its base classes are tests only where they are imported; torchdiffeq
+# names them *_tests.py.
+_TESTS = re.compile(r"(test_.*|.*_tests?)\.py")
 
 
 def _check(source: Path, arguments: list[str]) -> int:
