@@ -19,7 +19,9 @@ class Entry(NamedTuple):
 
 _SHIPPED = {
     "EnergyModel": Entry("cgm_models.ebm", "a network as the energy of the data, its samples Langevin chains"),
+    "FFJORD": Entry("cgm_models.cnf", "a vector field, a perceptron of time and point, integrated from noise to data"),
     "Glow": Entry("cgm_models.flows", "actnorm, 1×1 convolutions and couplings of images at several scales"),
+    "HamiltonianFlow": Entry("cgm_models.cnf", "dynamics of zero divergence, which keep volumes, from noise to data"),
     "IAF": Entry("cgm_models.flows", "autoregressive gates of the noise: samples in one pass"),
     "JointEnergyModel": Entry("cgm_models.ebm", "the logits of a classifier as energies of points and classes"),
     "MADE": Entry("cgm_models.flows", "a Gaussian, or a mixture of them, for each dimension given those before it"),
@@ -32,6 +34,7 @@ _SHIPPED = {
         "cgm_models.transport", "a network that learns where the sliced-Wasserstein flow carries points, at any time"
     ),
     "NeuralSplineFlow": Entry("cgm_models.flows", "couplings by monotone rational-quadratic splines"),
+    "OTFlow": Entry("cgm_models.cnf", "the gradient of a potential, integrated along nearly straight paths"),
     "PixelCNN": Entry("cgm_models.flows", "images pixel by pixel, by gated masked convolutions"),
     "PixelRNN": Entry("cgm_models.flows", "images pixel by pixel, by LSTMs down the rows"),
     "PlanarFlow": Entry("cgm_models.flows", "planar layers, inverted by solving a scalar equation"),
