@@ -17,9 +17,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .. import backends
+from .._extension import _C
+from .._register import operator, refuse_forward_gradients
 from ..checks import listed
 from ..precision import HALVES, outside_autocast
 from . import potential_checks as checks
+from . import potential_operators as operators
 from . import potential_reference as reference
 
 __all__ = ["potential_divergence", "potential_value"]
@@ -56,7 +60,9 @@ def potential_divergence(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device or shape.
     """
-    return _divergence(x, t, listed("weights", weights), listed("biases", biases), output, quadratic, linear, context)
+    weights, biases = listed("weights", weights), listed("biases", biases)
+    found = _fused(x, t, weights, biases, output, quadratic, linear, context)
+    return _divergence(x, t, weights, biases, output, quadratic, linear, context) if found is None else found
 
 
 def potential_value(
@@ -95,7 +101,33 @@ def _divergence(
         found = _divergence(x.float(), t.float() if isinstance(t, Tensor) else t, *wide, *rest)  # type: ignore[arg-type]
         return found[0].to(x.dtype), found[1].to(x.dtype)
     s = _joined(x, t, context)
-    return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear)
+    backend = backends.select(x.device.type)
+    if backend == "reference":
+        return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear)
+    named = {f"weights[{layer}]": weight for layer, weight in enumerate(weights)}
+    named |= {f"biases[{layer}]": bias for layer, bias in enumerate(biases)}
+    refuse_forward_gradients(x=x, t=t if isinstance(t, Tensor) else None, context=context, **named)
+    refuse_forward_gradients(output=output, quadratic=quadratic, linear=linear)
+    rank = 0 if quadratic is None else len(quadratic)
+    return operator(backend, "potential_divergence")(
+        s, operators.packed(weights, biases, output, quadratic, linear),
+        operators.directions(weights[0], x.shape[1], len(weights)),
+        x.shape[1], len(weights[0]), len(weights), rank, linear is not None,
+    )  # fmt: skip
+
+
+def _fused(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+) -> tuple[Tensor, Tensor] | None:  # fmt: skip
+    """What the kernel gives a plain eager call on the CPU; None where it is not one or an argument is wrong."""
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cpu or backends.select("cpu") != "native":
+        return None
+    times = (t, 0.0) if isinstance(t, Tensor) else (None, t)
+    try:
+        return _C.potential_divergence(x, *times, weights, biases, output, quadratic, linear, context)
+    except TypeError:  # an argument of a wrong type: said better by the checks
+        return None
 
 
 def _check(

@@ -1,0 +1,87 @@
+"""The registered operators of OT-Flow's potential: schemas, fakes, and what autograd keeps.
+
+s (B, d + 1 + c) holds space, time and context. ``parameters`` are K_0, b_0, K_1, b_1, …, w, A (rank, d + 1) and, where
+``linear``, b (d + 1), one after the other. ``directions`` (P, m) are the derivatives of K_0 s along orthonormal
+directions that span all in which K_0 x moves: the tangents of the Laplacian. Their gradient is apart from K_0's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._register import define, operator, register
+from . import potential_triton
+
+_NETWORK = "Tensor s, Tensor parameters, Tensor directions, int dims, int width, int layers, int rank, bool linear"
+
+
+def packed(
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    output: Tensor,
+    quadratic: Tensor | None,
+    linear: Tensor | None,
+) -> Tensor:
+    parts = [part.reshape(-1) for layer in zip(weights, biases, strict=True) for part in layer]
+    rest = [part.reshape(-1) for part in (output, quadratic, linear) if part is not None]
+    return torch.cat([*parts, *rest])
+
+
+def directions(first: Tensor, dims: int, layers: int) -> Tensor:
+    """(P, m). Of K_0x Qᵀ with an orthonormal Q the products K_0x K_0xᵀ are the same, and those are all that counts.
+
+    So of more dimensions than units as many tangents as units are enough, and Q is a constant: the gradient by K_0x
+    through K_0x Qᵀ is the right one. Only on the CPU, since GPUs take longer for Q than for the tangents.
+    """
+    along = first[:, :dims].mT
+    if layers == 1 or dims <= len(first) or not first.is_cpu:
+        return along
+    return torch.linalg.qr(along.detach())[0].mT @ along
+
+
+def _fake(s: Tensor, parameters: Tensor, directions: Tensor, dims: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return s.new_empty((s.shape[0], dims + 1)), s.new_empty(s.shape[:1])
+
+
+def _backward_fake(
+    grad_gradient: Tensor | None, grad_laplacian: Tensor | None, s: Tensor, parameters: Tensor, directions: Tensor,
+    *_: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    return s.new_empty(s.shape), parameters.new_empty(parameters.shape), directions.new_empty(directions.shape)
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> Sequence[Tensor]:
+    s, parameters, along, *ctx.options = inputs
+    return s, parameters, along
+
+
+def _backward(
+    ctx: Any, grad_gradient: Tensor | None, grad_laplacian: Tensor | None, *saved: Tensor
+) -> tuple[Tensor | None, ...]:
+    rest = [None] * len(ctx.options)
+    if grad_gradient is None and grad_laplacian is None:
+        return (None, None, None, *rest)
+    kernel = operator(ctx.backend, "potential_divergence_backward")
+    return *kernel(grad_gradient, grad_laplacian, *saved, *ctx.options), *rest
+
+
+define(
+    "potential_divergence_backward",
+    f"(Tensor? grad_gradient, Tensor? grad_laplacian, {_NETWORK}) -> (Tensor, Tensor, Tensor)",
+    fake=_backward_fake,
+    triton=potential_triton.potential_backward,
+)
+
+register(
+    "potential_divergence",
+    f"({_NETWORK}) -> (Tensor, Tensor)",
+    fake=_fake,
+    setup_context=_setup,
+    backward=_backward,
+    triton=potential_triton.potential_forward,
+    values=2,
+)

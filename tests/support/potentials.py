@@ -1,0 +1,92 @@
+"""Cases of OT-Flow's potential, for every backend; the oracle is autograd's Hessian in float64, or the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import cgm_kernels
+
+
+@dataclass(frozen=True)
+class Case:
+    """The sizes of one problem; ``draw`` makes its tensors."""
+
+    dim: int
+    width: int
+    layers: int = 2
+    rows: int = 9
+    rank: int = 2
+    context: int = 0
+    linear: bool = True
+    time: str = "rows"  # "number", "scalar" or "rows"
+
+    def __str__(self) -> str:
+        return f"d{self.dim}-m{self.width}-M{self.layers}-B{self.rows}-r{self.rank}-c{self.context}-{self.time}"
+
+    def draw(self, dtype: torch.dtype = torch.float64, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
+        """The arguments of ``potential_divergence`` by name."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def normal(*shape: int, scale: float = 1.0) -> Tensor:
+            return (scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(device, dtype)
+
+        inputs, width = self.dim + 1 + self.context, self.width
+        shapes = [(width, inputs), *[(width, width)] * (self.layers - 1)]
+        times = {"number": 0.3, "scalar": normal(), "rows": normal(self.rows)}
+        return {
+            "x": normal(self.rows, self.dim),
+            "t": times[self.time],
+            "weights": [normal(*shape, scale=shape[1] ** -0.5) for shape in shapes],
+            "biases": [normal(width, scale=0.5) for _ in shapes],
+            "output": normal(width),
+            "quadratic": normal(self.rank, self.dim + 1, scale=0.5) if self.rank else None,
+            "linear": normal(self.dim + 1) if self.linear else None,
+            "context": normal(self.rows, self.context) if self.context else None,
+        }
+
+
+CASES = [
+    *[Case(3, 5, layers) for layers in (1, 2, 3, 4)],
+    Case(1, 1, rows=1, rank=0, linear=False, time="number"),
+    Case(2, 32, rows=70, context=1, time="scalar"),
+    Case(9, 4, 3, rank=0, context=2),  # fewer units than dimensions
+    Case(11, 7, 2, linear=False, time="number"),
+    Case(6, 4, 1, rank=3, context=2),
+]
+# Several tiles, and several blocks of directions, on the CPU.
+LARGE_CASES = [Case(70, 70, 3, rows=65, rank=10), Case(20, 16, 2, rows=700, context=3), Case(80, 33, 2, rows=200)]
+
+
+def leaves(arguments: dict[str, Any]) -> list[Tensor]:
+    """The tensors of ``arguments``, each asked for its gradient."""
+    values = [one for value in arguments.values() for one in (value if isinstance(value, list) else [value])]
+    return [value.requires_grad_() for value in values if isinstance(value, Tensor)]
+
+
+def cast(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(item) for item in value]
+        return value.detach().to(dtype, copy=True) if isinstance(value, Tensor) else value
+
+    return {name: one(value) for name, value in arguments.items()}
+
+
+def run(backend: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    with cgm_kernels.use_backend(backend):
+        return cgm_kernels.potential_divergence(**arguments)
+
+
+def results(backend: str, arguments: dict[str, Any]) -> list[Tensor]:
+    """Gradient, Laplacian, and the gradients of a sum that tells every element apart, by every tensor."""
+    inputs = leaves(arguments)
+    gradient, laplacian = run(backend, arguments)
+    count = gradient.numel() + laplacian.numel()
+    weights = (torch.arange(count, device=gradient.device) % 7 - 2.5).to(gradient.dtype)
+    flat = torch.cat([gradient.flatten(), laplacian])
+    gradients = torch.autograd.grad((flat * weights).sum() + 0.1 * laplacian.square().sum(), inputs)
+    return [gradient.detach(), laplacian.detach(), *gradients]
