@@ -23,9 +23,9 @@ def network(x: Tensor, layers: tuple[Tensor, ...]) -> Tensor:
 
 
 def vjp(probes: Tensor | None, x: Tensor, *layers: Tensor) -> Pair:
-    gradient = x.requires_grad
+    gradient = torch.is_grad_enabled() and any(one.requires_grad for one in (x, *layers))
     with torch.enable_grad():
-        x = x if gradient else x.detach().requires_grad_()
+        x = x if x.requires_grad and gradient else x.detach().requires_grad_()
         value = network(x, layers)
         if probes is None:
             unit = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)[:, None].expand(-1, *x.shape)

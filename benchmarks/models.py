@@ -3,6 +3,10 @@
 Contenders: our flows on each backend; a minimal PyTorch flow with our weights, which must give our numbers; the same
 under torch.compile; zuko, normflows and nflows with as many layers, widths and parameters. The floor is the matrix
 products of the conditioners alone, into memory that is there already.
+
+FFJORD takes 20 steps of Kutta's 3/8 rule; of its two rows the first trains by Hutchinson's estimate, the second by the
+exact trace. Its minimal flow exists with a loop in PyTorch and with torchdiffeq's ``odeint``. zuko's CNF stands beside
+the second: its solver is adaptive, and so are its numbers its own.
 """
 
 from __future__ import annotations
@@ -16,11 +20,15 @@ import torch
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
 from .flow_peers import HIDDEN, LAYERS, LIBRARIES, SPLINE_BINS, SPLINE_BOUND, SPLINE_LAYERS, FlowModel
+from .plain_cnf import PlainFFJORD, TorchdiffeqFFJORD
 from .plain_flows import PLAIN, PlainFlow
 from .timing import Contender
 
 MODES = {"log_prob_backward": "log_prob forward + backward", "sample": "sampling"}
 WIDTHS = {"hidden_features": (HIDDEN, HIDDEN)}
+CONTINUOUS: dict[str, Any] = {
+    "hidden_features": (HIDDEN,) * 3, "activation": "tanh", "time": "concat", "solver": "rk4_38", "n_steps": 20
+}  # fmt: skip
 FAMILIES: dict[str, dict[str, Any]] = {
     **{kind: {"n_layers": n_layers, **WIDTHS} for kind, n_layers in LAYERS.items()},
     "NICE": {"n_layers": LAYERS["RealNVP"], **WIDTHS},
@@ -29,15 +37,29 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "MADE": {**WIDTHS},
     "IAF": {"n_layers": LAYERS["MAF"], **WIDTHS},
+    "FFJORD": CONTINUOUS,
+    "FFJORD_exact": {**CONTINUOUS, "exact": True},
     "Glow": {"n_steps": 4, "hidden_channels": 32},
     "PlanarFlow": {"n_layers": 16},
     "RadialFlow": {"n_layers": 16},
 }  # fmt: skip
-KINDS = {name: name for name in FAMILIES}
-HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in LAYERS]
-GRID = [{"kind": kind, "n": n, "d": d} for kind in LAYERS for n, d in ((4096, 64), (512, 2), (512, 16))] + [
-    {"kind": kind, "n": 512 if kind == "Glow" else 4096, "d": 64} for kind in FAMILIES if kind not in LAYERS
+KINDS = {name: name.replace("_exact", ", exact trace") for name in FAMILIES}
+HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in LAYERS] + [
+    {"kind": "FFJORD", "n": 4096, "d": d} for d in (2, 64)
 ]
+GRID = [{"kind": kind, "n": n, "d": d} for kind in LAYERS for n, d in ((4096, 64), (512, 2), (512, 16))] + [
+    {"kind": kind, "n": 512 if kind == "Glow" else 4096, "d": 64}
+    for kind in FAMILIES
+    if kind not in LAYERS and not kind.startswith("FFJORD")
+]
+GRID += [cell for cell in HEADLINES if cell not in GRID]
+GRID += [{"kind": "FFJORD_exact", "n": n, "d": d} for n, d in ((4096, 2), (512, 16))]
+MINIMAL: dict[tuple[bool, str], type[Any]] = {(False, kind): plain for kind, plain in PLAIN.items()} | {
+    (by_library, kind): TorchdiffeqFFJORD if by_library else PlainFFJORD
+    for by_library in (False, True)
+    for kind in ("FFJORD", "FFJORD_exact")
+}
+"""By whether torchdiffeq solves, and by the family."""
 OURS = ("native", "triton", "reference")
 TITLES = {
     "native": "ours (native)",
@@ -45,6 +67,7 @@ TITLES = {
     "reference": "ours (reference)",
     "eager": "minimal PyTorch flow",
     "compile": "minimal flow, torch.compile",
+    "torchdiffeq": "minimal flow, torchdiffeq",
     "zuko": "zuko",
     "normflows": "normflows",
     "nflows": "nflows",
@@ -55,15 +78,17 @@ SAMPLES_ONE_BY_ONE = "MAF"  # the kind whose samples take a pass for each dimens
 
 def our_flow(kind: str, dim: int) -> FlowModel:
     """Our flow with noise on its parameters (a new one is the identity); Glow's points are square images."""
-    from cgm_models import flows
+    from cgm_models import cnf, flows
 
     generator = torch.Generator().manual_seed(0)
     shape = (1, math.isqrt(dim), math.isqrt(dim)) if kind == "Glow" else (dim,)
-    model = getattr(flows, kind)(event_shape=shape, **FAMILIES[kind])
+    family = cnf.FFJORD if kind.startswith("FFJORD") else getattr(flows, kind)
+    model = family(event_shape=shape, **FAMILIES[kind])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return FlowModel(model, model.log_prob, model.sample)
+    log_prob = (lambda x: model.loss(x).neg()) if kind == "FFJORD" else model.log_prob  # whose trace is exact
+    return FlowModel(model, log_prob, model.sample)
 
 
 class Problem:
@@ -96,12 +121,12 @@ class Problem:
         if name in LIBRARIES:
             flow = LIBRARIES[name](kind, dim)
             flow.module.to(self.device)
-            if check and flow.size != self.ours.size:
+            if check and flow.size != self.ours.size and kind in LAYERS:
                 raise AssertionError(f"{kind} of {name} has {flow.size} parameters, ours {self.ours.size}")
             return flow
-        if name not in ("eager", "compile"):
+        if name not in ("eager", "compile", "torchdiffeq"):
             raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
-        plain: PlainFlow = PLAIN[kind](self.ours.module, dim).to(self.device)
+        plain: PlainFlow = MINIMAL[name == "torchdiffeq", kind](self.ours.module, dim).to(self.device)
         if check:
             self._check(plain)
         if name == "compile":
@@ -113,7 +138,8 @@ class Problem:
     def _check(self, plain: PlainFlow) -> None:
         """Both ways the numbers of ours, to rounding."""
         few = self.x[:64]
-        torch.testing.assert_close(plain.log_prob(few), self.ours.log_prob(few), rtol=1e-4, atol=1e-3)
+        if self.cell["kind"] != "FFJORD":  # whose noise is drawn; its twin with the exact trace is compared
+            torch.testing.assert_close(plain.log_prob(few), self.ours.log_prob(few), rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(plain.push(few), self.ours.module(few)[0], rtol=1e-4, atol=1e-4)
 
     def _training(self, flow: FlowModel) -> Callable[[int], None]:
@@ -138,6 +164,13 @@ class Problem:
     def _products(self) -> Callable[[int], None]:
         """Every layer's product; with the gradient also those by its weight and by its input."""
         kind, dim, n = self.cell["kind"], self.cell["d"], self.cell["n"]
+        widths: tuple[int, ...]
+        if kind == "FFJORD":  # of the value, and of a tangent with the divergence
+            widths, rows = (dim, HIDDEN, HIDDEN, HIDDEN, dim), n if self.mode == "sample" else 2 * n
+            evaluations = 4 * CONTINUOUS["n_steps"]
+            return floor.perceptron_products(
+                rows, widths, self.device, layers=evaluations, gradient=self.mode != "sample"
+            )
         widths = (dim // 2, HIDDEN, HIDDEN, dim - dim % 2) if kind == "RealNVP" else (dim, HIDDEN, HIDDEN, 2 * dim)
         gradient = self.mode != "sample"
         return floor.perceptron_products(n, widths, self.device, layers=LAYERS[kind], gradient=gradient)
@@ -145,16 +178,20 @@ class Problem:
 
 def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     """Why a contender is left out at a cell, or None."""
-    if name in ("eager", "compile", "floor_gemm") and cell["kind"] not in LAYERS:
-        return "written for RealNVP and MAF"
-    if name in LIBRARIES and cell["kind"] not in (*LAYERS, *(["NeuralSplineFlow"] if name == "nflows" else [])):
+    kind = cell["kind"]
+    if name in ("eager", "compile", "torchdiffeq") and (name == "torchdiffeq", kind) not in MINIMAL:
+        return "written for RealNVP, MAF and FFJORD" if name != "torchdiffeq" else "no differential equation"
+    if name == "floor_gemm" and kind not in (*LAYERS, "FFJORD"):
+        return "counted for RealNVP, MAF and FFJORD"
+    peers = {"zuko": ["FFJORD_exact"], "nflows": ["NeuralSplineFlow"]}
+    if name in LIBRARIES and kind not in (*LAYERS, *peers.get(name, [])):
         return "compared where it has the very family"
     if name == "compile":
-        if mode == "sample" and cell["kind"] == SAMPLES_ONE_BY_ONE:
-            return "a pass for each dimension takes minutes to compile"
+        if kind.startswith("FFJORD") or (mode == "sample" and kind == SAMPLES_ONE_BY_ONE):
+            return "a pass for each evaluation or dimension takes minutes to compile"
         if cell not in HEADLINES or quick:
             return "compiled only at the headline sizes of a full run"
-    return not_installed(name) if name in LIBRARIES else None
+    return not_installed(name) if name in (*LIBRARIES, "torchdiffeq") else None
 
 
 def _headline(kind: str) -> Callable[[Cell], bool]:
@@ -188,8 +225,9 @@ BENCHMARK = Benchmark(
     targets=(
         *_faster("RealNVP", tuple(MODES), {"zuko": 3.0, "normflows": 2.0, "eager": 1.3}),
         *_faster("MAF", ("sample",), {"zuko": 20.0}),
+        *_faster("FFJORD", ("log_prob_backward",), {"torchdiffeq": 1.5, "eager": 1.5}),
     ),
-    libraries=("zuko", "normflows", "nflows"),
+    libraries=("zuko", "normflows", "nflows", "torchdiffeq"),
     axis_title="points",
     curve={"kind": "RealNVP", "d": 64},
     tiny={"kind": "RealNVP", "n": 8, "d": 4},
