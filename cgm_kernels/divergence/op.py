@@ -32,6 +32,8 @@ from .packing import Film
 
 __all__ = ["mlp_divergence"]
 
+MOST_LAYERS = 32  # as most_layers in kernels.h
+
 
 def mlp_divergence(
     x: Tensor,
@@ -98,7 +100,8 @@ def _divergence(
     others = (", t" if t is not None else "") + (", context" if context is not None else "")
     checks.layers(x, weights, biases, n_others, others)
     film = checks.film(film, weights, x, len(x), "row of x")
-    backend = backend_of("mlp_divergence", x.device.type)
+    fused = 2 <= len(weights) <= MOST_LAYERS  # a single layer is a matrix
+    backend = backend_of("mlp_divergence", x.device.type) if fused else "reference"
     held = x.dtype if native_halves(backend, x) else computed_in(x.dtype)
     dtype = x.dtype
     x, weights, biases, probes, t, context, film = widened((x, weights, biases, probes, t, context, film), held)

@@ -26,13 +26,15 @@ struct Mlp {
 // A batch of points; everything contiguous. A film row holds of each layer its scales and its shifts.
 template <typename scalar_t>
 struct Batch {
-  int64_t rows = 0, probes = 0;     // no probes: the exact trace
+  int64_t rows = 0, probes = 0;
+  bool exact = false;               // the trace, without probes
   int64_t added_rows = 1;           // 1 or rows
   int64_t film_rows = 0;            // 0: none, 1 or rows
   const scalar_t* x = nullptr;      // (rows, d)
   const scalar_t* e = nullptr;      // (probes, rows, d)
   const scalar_t* added = nullptr;  // (added_rows, H_1): b_1 and what stems from time and context
-  const scalar_t* film = nullptr;   // (film_rows, 2 ΣH_k)
+  const scalar_t* film = nullptr;   // (film_rows, film_numbers)
+  int64_t film_numbers = 0;         // 2 ΣH_k
 };
 
 template <typename scalar_t>
@@ -48,7 +50,8 @@ template <typename scalar_t>
 struct DivergenceGradient {
   const scalar_t *value = nullptr, *divergence = nullptr, *frobenius = nullptr;
   const scalar_t* kept = nullptr;
-  scalar_t *x = nullptr, *parameters = nullptr, *added = nullptr, *film = nullptr;
+  scalar_t *x = nullptr, *added = nullptr, *film = nullptr;
+  scalar_t *weights[most_layers], *biases[most_layers];  // as the Mlp's
 };
 
 // Threads over tiles of rows.

@@ -20,40 +20,46 @@
 
 namespace cgm::divergence {
 
-// How tr J is found without probes. `inner`: K = 2, Σ_i a'(u_1)_i γ_1i c_i. `sandwich`: K = 3, t_2ᵀ M t_1 with t_k =
-// γ_k ∘ a'(u_k), M = W_2 ∘ (W_1 Γ_3 W_3)ᵀ. `columns`: d tangents, a few at a time.
+// How the divergence is found. Without probes it is the trace: `inner`, K = 2, Σ_i a'(u_1)_i (W_1 W_2)_ii; `sandwich`,
+// K = 3 without residuals, a'(u_2)ᵀ M a'(u_1) with M = W_2 ∘ (W_1 W_3)ᵀ; `columns`, d tangents, a few at a time.
 enum class Trace : int { probes, inner, sandwich, columns };
+
+constexpr int64_t tangents_together = 96;  // rows of tangents that `columns` takes through the layers at once
+
+struct NetworkOptions {
+  bool exact = false;      // the trace
+  bool frobenius = false;  // evaluations want |J e|² too
+  bool film = false;       // evaluations have film
+};
 
 template <typename scalar_t>
 class Network {
  public:
-  // `film` is the table of all rows (film_rows of them, unpadded), null where there is none: a single row may enter
-  // what is precomputed, then evaluations must be given that row. `frobenius`: evaluations want |J e|².
-  Network(const Mlp<scalar_t>& mlp, bool exact, bool frobenius, const scalar_t* film, int64_t film_rows);
+  Network(const Mlp<scalar_t>& mlp, const NetworkOptions& options);
 
   int64_t layers = 0;
   int64_t widths[most_layers + 1], padded[most_layers + 1];
-  scalar_t* forward[most_layers];        // (widths[k], padded[k + 1]): W_(k+1)ᵀ
-  scalar_t* backward[most_layers];       // (widths[k + 1], padded[k]): W_(k+1)
-  scalar_t* biases[most_layers];         // (padded[k + 1]); zeros of the first layer
-  scalar_t* trace_matrix = nullptr;      // inner: (d, padded[1]), W_2 ∘ W_1ᵀ; sandwich: (widths[2], padded[1]), M
-  scalar_t* trace_transposed = nullptr;  // sandwich: (widths[1], padded[2])
-  scalar_t* trace_sums = nullptr;        // inner: c where there is no film, (padded[1])
+  scalar_t* forward[most_layers];    // (widths[k], padded[k + 1]): W_(k+1)ᵀ
+  scalar_t* backward[most_layers];   // (widths[k + 1], padded[k]): W_(k+1)
+  scalar_t* biases[most_layers];     // (padded[k + 1]); zeros of the first layer
+  scalar_t* trace_matrix = nullptr;  // inner: the diagonal of W_1 W_2 (padded[1]); sandwich: M (widths[2], padded[1])
+  scalar_t* trace_transposed = nullptr;  // sandwich: Mᵀ (widths[1], padded[2])
+  scalar_t* trace_product = nullptr;     // sandwich: (W_1 W_3)ᵀ (widths[2], padded[1])
   ActivationKind activation = ActivationKind::tanh;
   scalar_t leak = 0;
-  bool residual = false, frobenius = false, film = false;
+  bool residual = false, film = false;
   Trace trace = Trace::probes;
 
   int64_t film_width() const;  // 2 Σ padded[k + 1]: of each layer its scales and its shifts
   int64_t film_at(int64_t layer) const;
   bool adds_below(int64_t layer) const { return residual && layer > 0 && widths[layer] == widths[layer + 1]; }
-  // Whether padded rows are the rows themselves.
+  // Whether the rows of hidden layers need no padding.
   bool whole() const;
 
  private:
   size_t place(void* base);
   void fill(const Mlp<scalar_t>& mlp);
-  void fill_trace(const scalar_t* last_scales);
+  void fill_trace();
   std::unique_ptr<void, FreeAligned> memory_;
 };
 
@@ -81,7 +87,7 @@ struct EvaluationGradient {
   const scalar_t* divergence = nullptr;  // (rows)
   const scalar_t* frobenius = nullptr;   // (rows)
   scalar_t* x = nullptr;                 // (rows, d)
-  scalar_t* bias = nullptr;              // (padded[1])
+  scalar_t* bias = nullptr;              // (padded[1]); null: to the sums of the first layer's bias
   scalar_t* added = nullptr;             // (rows, widths[1])
   scalar_t* film = nullptr;              // as the evaluation's film
   scalar_t* first = nullptr;             // (probes·rows, padded[1])
@@ -92,7 +98,7 @@ struct EvaluationGradient {
 template <typename scalar_t>
 struct Sums {
   scalar_t* weights[most_layers];  // the first (d, padded[1]), transposed; the others (widths[k + 1], padded[k])
-  scalar_t* biases[most_layers];   // (padded[k + 1]); the first stays zero
+  scalar_t* biases[most_layers];   // (padded[k + 1])
   scalar_t* trace = nullptr;       // by trace_matrix
 
   Sums(const Network<scalar_t>& network, scalar_t* memory);
@@ -105,8 +111,7 @@ struct Scratch {
   int64_t group = 0;  // rows of tangents that go through the layers together
   scalar_t *value[most_layers], *slope[most_layers], *curvature[most_layers], *bend[most_layers];
   scalar_t *moved[most_layers], *raw[most_layers];  // tangents behind and before the activation
-  scalar_t *sums, *stack, *other, *wide, *seeds;
-  scalar_t* trace;
+  scalar_t *bias, *stack, *other, *wide, *seeds;
 
   Scratch(const Network<scalar_t>& network, int64_t rows, int64_t probes, bool backward, void* memory);
   static size_t bytes(const Network<scalar_t>& network, int64_t rows, int64_t probes, bool backward);
@@ -115,7 +120,8 @@ struct Scratch {
   size_t place(const Network<scalar_t>& network, int64_t rows, int64_t probes, bool backward, void* memory);
 };
 
-// Of the hidden layers: h or what it is made from (rows, padded), and the raw tangents (probes·rows, padded).
+// Of each hidden layer h or what it is made from (rows, padded) and, but of the first, the raw tangents (probes·rows,
+// padded).
 template <typename scalar_t>
 int64_t kept_numbers(const Network<scalar_t>& network, int64_t rows, int64_t probes);
 
@@ -144,10 +150,13 @@ void differentiate(const Network<scalar_t>& network, const Evaluation<scalar_t>&
                    const EvaluationGradient<scalar_t>& gradient, const Sums<scalar_t>& sums,
                    const Scratch<scalar_t>& scratch);
 
-// After all tiles: gradients by trace_matrix go to the weights (and to γ_K: film, a single padded row, or null), and
-// the sums to the packed vector of parameters (W_1, then W_2, b_2, …), which is written.
+// After all tiles: brings the gradients by trace_matrix to the weights, and writes the sums to gradients laid out as
+// the Mlp's own parameters; a null bias is left out.
 template <typename scalar_t>
-void finish(const Network<scalar_t>& network, const Sums<scalar_t>& sums, const scalar_t* film, scalar_t* film_gradient,
-            scalar_t* parameters);
+void finish(const Network<scalar_t>& network, const Sums<scalar_t>& sums, scalar_t* const* weights,
+            scalar_t* const* biases);
+// The same to one packed vector: W_1, then W_2, b_2, …
+template <typename scalar_t>
+void finish(const Network<scalar_t>& network, const Sums<scalar_t>& sums, scalar_t* parameters);
 
 }  // namespace cgm::divergence
