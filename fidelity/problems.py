@@ -15,7 +15,7 @@ from cgm_models import data
 from cgm_models.flows import Flow
 from cgm_models.model import GenerativeModel
 
-from . import annealed
+from . import annealed, continuous
 
 N_TEST, N_VALIDATION = 20_000, 5_000
 N_NOISE = 8  # draws of the dequantisation that bits per dimension are averaged over
@@ -90,7 +90,7 @@ def _planar(name: str) -> Problem:
         train=lambda n: Points(law.sample(n, _seeded(1))),
         validation=validation,
         test=test,
-        score=lambda model: truth() - log_prob(model, test),
+        score=lambda model: truth() - log_prob(model, test, law.extent),
         best_target=_BEST.get(name),
         relative_to_truth=True,
         n_samples=10_000,
@@ -157,19 +157,29 @@ def _digits() -> Problem:
 
 
 @torch.no_grad()
-def log_prob(model: GenerativeModel, points: Points) -> Tensor:
+def log_prob(model: GenerativeModel, points: Points, extent: continuous.Extent | None = None) -> Tensor:
+    """``(n,)``; ``extent`` is a box of the plane that holds the mass, where there is one."""
     parts = [slice(start, start + _CHUNK) for start in range(0, len(points.x), _CHUNK)]
-    if points.context is None:
-        density = annealed.density(model)
-        return torch.cat([density(points.x[p]) for p in parts])
-    return torch.cat([model.log_prob(points.x[p], points.context[p]) for p in parts])
+
+    def evaluate() -> Tensor:
+        if points.context is None:
+            density = annealed.density(model)
+            return torch.cat([density(points.x[p]) for p in parts])
+        return torch.cat([model.log_prob(points.x[p], points.context[p]) for p in parts])
+
+    return continuous.published(model, evaluate, extent)
 
 
 def bits(model: GenerativeModel, points: Points) -> Tensor:
     """``(n,)`` bits per dimension of images, over the same noise for every model."""
     if isinstance(model, Flow):
-        generator = _seeded(4)
-        return torch.stack([model.bits_per_dim(points.x, generator=generator) for _ in range(N_NOISE)]).mean(0)
+
+        def evaluate() -> Tensor:
+            generator = _seeded(4)
+            draws = [model.bits_per_dim(points.x, points.context, generator=generator) for _ in range(N_NOISE)]
+            return torch.stack(draws).mean(0)
+
+        return continuous.published(model, evaluate)
     return model.bits_per_dim(points.x)  # type: ignore[operator]
 
 

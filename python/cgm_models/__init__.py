@@ -6,13 +6,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from . import data, ebm, flows, metrics, model, nets, plots, registry, sampling, training, transport
+    from . import cnf, data, ebm, flows, metrics, model, nets, plots, registry, sampling, training, transport
     from .model import GenerativeModel, load
 
-_PARTS = ("data", "ebm", "flows", "metrics", "model", "nets", "plots", "registry", "sampling", "training", "transport")
+_PARTS = (
+    "cnf",
+    "data",
+    "ebm",
+    "flows",
+    "metrics",
+    "model",
+    "nets",
+    "plots",
+    "registry",
+    "sampling",
+    "training",
+    "transport",
+)
 _FROM_MODEL = ("GenerativeModel", "load")
 __all__ = [
     "GenerativeModel",
+    "cnf",
     "data",
     "ebm",
     "flows",

@@ -9,10 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Generator, Tensor
 
+from cgm_kernels import hutchinson_probes
+from cgm_kernels.divergence.hutchinson import NOISES
+
 from ..flows.flow import Flow
 from ..flows.options import check_choice, check_whole
 from ..flows.transform import Transform
-from .field import NOISES, VectorField, draw_probes
+from .field import VectorField
 from .solve import solve
 from .solver import Solution, Solver
 
@@ -72,7 +75,7 @@ class ContinuousTransform(Transform):
         """
         if exact is None:
             exact = x.shape[1] <= self.exact_up_to
-        probes = None if exact or not divergence else draw_probes(self.n_probes, x, self.noise)
+        probes = None if exact or not divergence else hutchinson_probes(x, self.n_probes, noise=self.noise)
         solution = solve(
             self.field, x, context, self.solver, *((1.0, 0.0) if inverse else (0.0, 1.0)), probes=probes,
             exact=exact and divergence, regularizers=regularizers,

@@ -14,7 +14,6 @@ from .solver import Solution, Solver
 
 Time = float | Tensor
 """A number, or a tensor of shape ()."""
-NOISES = ("rademacher", "gaussian")
 
 
 class VectorField(nn.Module):
@@ -77,14 +76,6 @@ class ModuleField(VectorField):
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.net(t, x) if context is None else self.net(t, x, context)
-
-
-def draw_probes(n_probes: int, x: Tensor, noise: str = "rademacher") -> Tensor:
-    """``(n_probes, *x.shape)`` of independent signs, or standard normal numbers, for Hutchinson's estimate."""
-    shape = (n_probes, *x.shape)
-    if noise == "gaussian":
-        return torch.randn(shape, dtype=x.dtype, device=x.device)
-    return torch.empty(shape, dtype=x.dtype, device=x.device).bernoulli_().mul_(2.0).sub_(1.0)
 
 
 def _with_frobenius(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
