@@ -21,9 +21,14 @@ MODES = {"log_prob_backward": "log_prob forward + backward", "sample": "sampling
 KINDS = {f"{library}_{kind}": f"{kind} of {library}" for library in LIBRARIES for kind in LAYERS} | {
     "normflows_masked": "RealNVP of normflows, masked",
     "nflows_residual": "MAF of nflows, residual blocks",
+    "zuko_CNF": "CNF of zuko",
 }
-HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in KINDS]
-GRID = [{"kind": kind, "n": n, "d": d} for kind in KINDS for n, d in ((4096, 64), (512, 2))]
+CONTINUOUS = "zuko_CNF"
+HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in KINDS if kind != CONTINUOUS] + [
+    {"kind": CONTINUOUS, "n": 512, "d": 16}
+]
+GRID = [{"kind": kind, "n": n, "d": d} for kind in KINDS if kind != CONTINUOUS for n, d in ((4096, 64), (512, 2))]
+GRID += [{"kind": CONTINUOUS, "n": n, "d": d} for n, d in ((512, 16), (4096, 2), (64, 2))]
 OURS = ("native", "triton", "reference")
 TITLES = {
     "native": "accelerated (native)",
@@ -126,11 +131,13 @@ class Problem:
 
 def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     """Why a contender is left out at a cell, or None."""
+    if cell["kind"] == CONTINUOUS and mode == "sample":
+        return "a sample needs no divergence: nothing is swapped"
     return not_installed(cell["kind"].partition("_")[0])
 
 
 def _headline(maf: bool) -> Callable[[Cell], bool]:
-    return lambda cell: cell in HEADLINES and (cell["kind"] in MAF) == maf
+    return lambda cell: cell in HEADLINES and (cell["kind"] in MAF) == maf and cell["kind"] != CONTINUOUS
 
 
 BENCHMARK = Benchmark(

@@ -34,8 +34,9 @@ class FlowModel:
 def zuko(kind: str, dim: int) -> FlowModel:
     import zuko.flows as library
 
-    if kind == "FFJORD_exact":
-        flow = library.CNF(dim, hidden_features=(HIDDEN, HIDDEN, HIDDEN), activation=nn.Tanh)
+    if kind in ("CNF", "FFJORD_exact"):  # zuko's own default, and as ours
+        own: dict[str, Any] = {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "activation": nn.Tanh}
+        flow = library.CNF(dim, **(own if kind == "FFJORD_exact" else {}))
         return FlowModel(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
     family = {"RealNVP": library.RealNVP, "MAF": library.MAF}[kind]
     flow = family(dim, transforms=LAYERS[kind], hidden_features=(HIDDEN, HIDDEN))

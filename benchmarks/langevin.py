@@ -22,6 +22,7 @@ from cgm_kernels.langevin.state import noise_state
 
 from . import floor, langevin_peers
 from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, not_installed, with_graph
+from .patching import patched
 from .timing import Contender, graphed
 
 MODES = {"sample": "sampling"}
@@ -131,7 +132,7 @@ class Problem:
 
         def prepare() -> None:
             choose()
-            langevin_peers.patched(variant == "patched")
+            patched("torchebm", variant == "patched")
 
         return prepare
 

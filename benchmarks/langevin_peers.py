@@ -8,18 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cgm_kernels import integrations
-
-_held: list[integrations.Patch] = []
-
-
-def patched(on: bool) -> None:
-    """torchebm with our patch, or without, from now on."""
-    if on and not _held:
-        _held.append(integrations.patch("torchebm"))
-    elif not on and _held:
-        _held.pop().__exit__(None, None, None)
-
 
 def step(x: Tensor, grad: Tensor, step_size: float) -> Callable[[], Tensor]:
     """The step that torchebm's sampler takes, with a gradient that is there already."""

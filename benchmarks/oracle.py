@@ -37,6 +37,10 @@ class Oracle:
         wanted, rough = (results(self.eager, inputs, self.cotangents) for inputs in (exact, self.inputs))
         return [(one, relative_error(other, one)) for one, other in zip(wanted, rough, strict=True)]
 
+    def expect(self) -> None:
+        """Compute the results now, as long as nothing is patched."""
+        _ = self._expected
+
     def check(self, name: str, method: Method) -> None:
         """AssertionError where the results of ``method`` are further off than the rule allows."""
         for found, (wanted, bound) in zip(results(method, self.inputs, self.cotangents), self._expected, strict=True):

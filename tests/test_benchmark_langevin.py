@@ -4,14 +4,15 @@ import pytest
 import torch
 
 import cgm_kernels
-from benchmarks import langevin, langevin_peers
+from benchmarks import langevin
+from benchmarks.patching import patched
 
 
 @pytest.fixture(autouse=True)
 def as_it_was():
     torch.manual_seed(0)
     yield
-    langevin_peers.patched(False)
+    patched("torchebm", False)
     cgm_kernels.set_backend("auto")
 
 
