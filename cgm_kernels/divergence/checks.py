@@ -30,9 +30,9 @@ def layers(x: Tensor, weights: list[Any], biases: list[Any], n_others: int, othe
     for k, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         name = f"weights[{k}]"
         like(name, weight, "x", x)
-        if weight.dim() != 2 or len(weight) == 0 or weight.shape[1] != inputs:
+        if weight.dim() != 2 or weight.shape[0] == 0 or weight.shape[1] != inputs:
             raise ValueError(f"{name} must be (out, {inputs}) after {source}: got {tuple(weight.shape)}")
-        inputs, source = len(weight), name
+        inputs, source = weight.shape[0], name
         if bias is not None:
             like(f"biases[{k}]", bias, "x", x)
             if bias.shape != (inputs,):

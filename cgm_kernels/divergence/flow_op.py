@@ -13,9 +13,9 @@ from torch import Tensor
 from .._register import operator, refuse_forward_gradients
 from ..activations import ACTIVATIONS
 from ..checks import choice, listed, tensor
-from ..precision import outside_autocast
+from ..precision import HALVES, outside_autocast
 from . import checks, packing, reference
-from .op import computed_in, native_halves, wants_gradient, widened
+from .op import reads_halves, wants_gradient, widened
 from .operators import backend_of
 from .packing import Film
 from .tableaus import METHODS, TABLEAUS
@@ -108,8 +108,7 @@ def _flow(
     choice("activation", activation, ACTIVATIONS)
     checks.estimate(probes, exact, x, required=False)
     checks.context(context, x)
-    backend = backend_of("mlp_flow", x.device.type) if len(ends) > 1 else "reference"
-    held = x.dtype if native_halves(backend, x) else computed_in(x.dtype)
+    backend = backend_of("mlp_flow", x.device.type, len(weights)) if len(ends) > 1 else "reference"
     times = _stage_times(tuple(ends), method, x.dtype, x.device)
     features = _features(x, weights, context, time_features, times)
     n_others = sum(0 if part is None else part.shape[-1] for part in (features, context))
@@ -117,7 +116,9 @@ def _flow(
     film = checks.film(film(times) if callable(film) else film, weights, x, len(times), "stage")
     divergence = exact or probes is not None
     directions = probes if divergence else x.new_empty((0, *x.shape))
-    tensors = widened([x, weights, biases, directions, features, context, film], held)
+    tensors = [x, weights, biases, directions, features, context, film]
+    if x.dtype in HALVES and not reads_halves(backend, x):
+        tensors = widened(tensors)
     x1, integrals = _canonical(backend, tensors, ends, method, activation, residual, regularize, keep_states)
     kinetic, frobenius = (integrals[1], integrals[2] if divergence else None) if regularize else (None, None)
     return FlowResult(x1.to(x.dtype), integrals[0] if divergence else None, kinetic, frobenius)

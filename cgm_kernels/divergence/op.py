@@ -32,8 +32,6 @@ from .packing import Film
 
 __all__ = ["mlp_divergence"]
 
-MOST_LAYERS = 32  # as most_layers in kernels.h
-
 
 def mlp_divergence(
     x: Tensor,
@@ -100,28 +98,18 @@ def _divergence(
     others = (", t" if t is not None else "") + (", context" if context is not None else "")
     checks.layers(x, weights, biases, n_others, others)
     film = checks.film(film, weights, x, len(x), "row of x")
-    fused = 2 <= len(weights) <= MOST_LAYERS  # a single layer is a matrix
-    backend = backend_of("mlp_divergence", x.device.type) if fused else "reference"
-    held = x.dtype if native_halves(backend, x) else computed_in(x.dtype)
-    dtype = x.dtype
-    x, weights, biases, probes, t, context, film = widened((x, weights, biases, probes, t, context, film), held)
-    found = _canonical(backend, x, weights, biases, probes, t, context, film, activation, residual, frobenius)
+    backend = backend_of("mlp_divergence", x.device.type, len(weights))
+    tensors, dtype = [x, weights, biases, probes, t, context, film], x.dtype
+    if dtype in HALVES and not reads_halves(backend, x):
+        tensors = widened(tensors)
+    found = _canonical(backend, tensors, activation, residual, frobenius)
     return found[0].to(dtype), *found[1:]
 
 
 def _canonical(
-    backend: str,
-    x: Tensor,
-    weights: list[Tensor],
-    biases: list[Tensor | None],
-    probes: Tensor | None,
-    t: Tensor | float | None,
-    context: Tensor | None,
-    film: Film | None,
-    activation: str,
-    residual: bool,
-    frobenius: bool,
+    backend: str, tensors: list[Any], activation: str, residual: bool, frobenius: bool
 ) -> tuple[Tensor, ...]:
+    x, weights, biases, probes, t, context, film = tensors
     d = x.shape[1]
     added = packing.first_addition(weights[0], biases[0], d, t, context)
     n_results = 3 if frobenius else 2
@@ -139,20 +127,16 @@ def _canonical(
     )[:n_results]
 
 
-def computed_in(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALVES else dtype
-
-
-def native_halves(backend: str, x: Tensor) -> bool:
-    """Whether the backend's kernels read half precision themselves."""
+def reads_halves(backend: str, x: Tensor) -> bool:
+    """Whether the backend's kernels take half precision as it is."""
     return backend == "triton" or (backend == "native" and x.device.type == "cuda")
 
 
-def widened(value: Any, dtype: torch.dtype) -> Any:
-    """``value`` with its tensors, in lists too, in ``dtype``."""
+def widened(value: Any) -> Any:
+    """``value`` with its tensors, in lists too, in float32."""
     if isinstance(value, (list, tuple)):
-        return [widened(part, dtype) for part in value]
-    return value.to(dtype) if isinstance(value, Tensor) else value
+        return [widened(part) for part in value]
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

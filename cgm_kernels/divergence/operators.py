@@ -34,9 +34,17 @@ _NETWORK = "int[] widths, int activation, bool residual"
 _INPUTS = "Tensor x, Tensor? probes, Tensor parameters"
 
 
-def backend_of(name: str, device_type: str) -> str:
-    """The backend that runs ``name`` on such tensors: the one chosen, or the reference where that one has no kernel."""
+MOST_LAYERS = 32  # as most_layers in kernels.h
+
+
+def backend_of(name: str, device_type: str, n_layers: int = 2) -> str:
+    """The backend that runs ``name`` on such tensors: the one chosen, or the reference where that one has no kernel.
+
+    None has one for a single layer, which is a matrix, and for very many.
+    """
     backend = backends.select(device_type)
+    if not 2 <= n_layers <= MOST_LAYERS:
+        return "reference"
     return backend if _has_kernel(backend, name, device_type) else "reference"
 
 

@@ -25,7 +25,7 @@ def pack(weights: Sequence[Tensor], biases: Sequence[Tensor | None], d: int) -> 
     parts = [weights[0][:, :d].reshape(-1)]
     for weight, bias in zip(weights[1:], biases[1:], strict=True):
         parts.append(weight.reshape(-1))
-        parts.append(weight.new_zeros(len(weight)) if bias is None else bias)
+        parts.append(weight.new_zeros(weight.shape[0]) if bias is None else bias)
     return torch.cat(parts)
 
 
@@ -70,9 +70,11 @@ def first_addition(
     weight: Tensor, bias: Tensor | None, d: int, t: Tensor | float | None, context: Tensor | None
 ) -> Tensor:
     """What does not depend on x in the first layer, (1 or B, H_1): b_1 + t w_t + W_c c."""
-    added = (weight.new_zeros(len(weight)) if bias is None else bias).unsqueeze(0)
+    added = (weight.new_zeros(weight.shape[0]) if bias is None else bias).unsqueeze(0)
     if t is not None:
-        column = t.unsqueeze(1) if isinstance(t, Tensor) and t.dim() == 1 else t
-        added = added + column * weight[:, d]
+        if isinstance(t, Tensor):
+            t = t.to(weight.dtype)
+            t = t.unsqueeze(1) if t.dim() == 1 else t  # a number on the CPU stays one, for weights on a GPU
+        added = added + t * weight[:, d]
         d += 1
     return added if context is None else added + context @ weight[:, d:].mT
