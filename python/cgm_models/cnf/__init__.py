@@ -1,5 +1,6 @@
 """Continuous flows: vector fields integrated in time, and the checks that keep their likelihoods honest."""
 
+from . import fokker_planck, probability_flow
 from .continuous import ContinuousFlow, ContinuousTransform
 from .ffjord import FFJORD
 from .field import ModuleField, VectorField
@@ -34,6 +35,8 @@ __all__ = [
     "check_mass",
     "converge",
     "converged_log_prob",
+    "fokker_planck",
     "mass_in_the_plane",
+    "probability_flow",
     "solve",
 ]
