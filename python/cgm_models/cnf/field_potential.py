@@ -82,7 +82,7 @@ class PotentialField(VectorField):
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
         gradient, _ = self.potential.derivatives(x, 1.0 - t, context)
-        return gradient[:, :-1] / self.mass
+        return self._by_mass(gradient[:, :-1])
 
     def divergence(
         self,
@@ -97,7 +97,7 @@ class PotentialField(VectorField):
         if probes is not None or frobenius:
             return super().divergence(t, x, context, probes=probes, exact=exact, frobenius=frobenius)
         gradient, laplacian = self.potential.derivatives(x, 1.0 - t, context)
-        return gradient[:, :-1] / self.mass, laplacian / self.mass
+        return self._by_mass(gradient[:, :-1]), self._by_mass(laplacian)
 
     def costs(self, t: Time, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``(v, div v, ½ |v|², |∂_τΦ − ½ |∇_xΦ|² / mass|)``.
@@ -105,6 +105,10 @@ class PotentialField(VectorField):
         The last is by how much the Hamilton–Jacobi–Bellman equation of optimal transport fails to hold.
         """
         gradient, laplacian = self.potential.derivatives(x, 1.0 - t, context)
-        v = gradient[:, :-1] / self.mass
+        by_space, by_time = gradient.split((x.shape[1], 1), 1)
+        v = self._by_mass(by_space)
         energy = 0.5 * torch.linalg.vecdot(v, v)
-        return v, laplacian / self.mass, energy, (gradient[:, -1] - self.mass * energy).abs()
+        return v, self._by_mass(laplacian), energy, torch.sub(by_time[:, 0], energy, alpha=self.mass).abs()
+
+    def _by_mass(self, value: Tensor) -> Tensor:
+        return value if self.mass == 1.0 else value / self.mass
