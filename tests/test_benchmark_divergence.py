@@ -42,7 +42,7 @@ def test_every_contender_agrees_and_runs(module, text):
 def test_a_wrong_divergence_is_found_out(monkeypatch):
     problem = divergence.Problem(divergence.BENCHMARK.cell("exact:20x3x16x2"), "forward_backward", "cpu")
     monkeypatch.setitem(divergence.PEERS, "vjp", lambda *args: [2.0 * part for part in divergence.ours(*args)])
-    with pytest.raises(AssertionError, match="vjp at .* is off by"):
+    with pytest.raises(AssertionError, match=r"vjp at .* is off by"):
         problem.contender("vjp")
 
 
