@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import cgm_kernels
 from cgm_kernels.divergence import packing, reference
-from tests.support.divergence import CASES, SMOOTH, Case, running_kernels, with_gradients
+from tests.support.divergence import ACTIVATIONS, CASES, SMOOTH, Case, running_kernels, with_gradients
 from tests.support.tolerances import assert_as_accurate
 
 RUNNING, FUSED = running_kernels("mlp_divergence"), running_kernels("mlp_divergence", reference=False)
@@ -42,6 +44,42 @@ def test_values_and_gradients(case, pair, dtype):
     for one, true, plain in zip(ours, exact, eager, strict=True):
         if true.numel():
             assert_as_accurate(one, true, plain)
+
+
+@st.composite
+def any_case(draw):
+    width = st.integers(1, 9)
+    return Case(
+        d=draw(st.integers(1, 6)),
+        hidden=tuple(draw(st.lists(width, min_size=1, max_size=4))),
+        batch=draw(st.integers(0, 20)),
+        probes=draw(st.integers(0, 3)),
+        activation=draw(st.sampled_from(sorted(ACTIVATIONS))),
+        t=draw(st.sampled_from(["", "number", "scalar", "rows"])),
+        context=draw(st.sampled_from(["", "shared", "rows"])),
+        film=draw(st.sampled_from(["", "shared", "rows", "last"])),
+        residual=draw(st.booleans()),
+        frobenius=draw(st.booleans()),
+        biases=draw(st.booleans()),
+    )
+
+
+@pytest.mark.parametrize("pair", FUSED)
+def test_any_network_is_that_of_the_reference(pair):
+    backend, device = pair
+    slow = backend == "triton" and device == "cpu"  # its interpreter takes its time
+
+    @settings(max_examples=4 if slow else 40, deadline=None, derandomize=True, database=None)
+    @given(case=any_case())
+    def check(case):
+        with cgm_kernels.use_backend("reference"):
+            expected = with_gradients(case, case.call, device=device)
+        with cgm_kernels.use_backend(backend):
+            found = with_gradients(case, case.call, device=device)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+    check()
 
 
 @pytest.mark.parametrize("pair", RUNNING)
