@@ -55,7 +55,7 @@ class LinearGaussian:
     def law(self, t: float) -> MultivariateNormal:
         """p_t."""
         d = len(self.offset)
-        joint = torch.zeros(d + 1, d + 1, dtype=self.matrix.dtype)  # of (x, 1), whose exponential holds both terms
+        joint = self.matrix.new_zeros(d + 1, d + 1)  # of (x, 1), whose exponential holds both terms
         joint[:d, :d], joint[:d, d] = self.matrix, self.offset
         carried = torch.linalg.matrix_exp(t * joint)
         spread = carried[:d, :d] @ self.covariance @ carried[:d, :d].mT
@@ -65,8 +65,8 @@ class LinearGaussian:
         return self.law(t).log_prob(x)
 
     def sample(self, n: int, generator: Generator | None = None) -> Tensor:
-        """``(n, d)`` points of p_0."""
-        noise = torch.randn(n, len(self.mean), dtype=self.mean.dtype, generator=generator)
+        """``(n, d)`` points of p_0; ``generator`` is a CPU generator."""
+        noise = torch.randn(n, len(self.mean), dtype=self.mean.dtype, generator=generator).to(self.mean.device)
         return self.mean + noise @ torch.linalg.cholesky(self.covariance).mT
 
 

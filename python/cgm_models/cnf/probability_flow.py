@@ -55,10 +55,10 @@ class DiffusedMixture:
         return -self.rate * x
 
     def sample(self, n: int, t: float = 0.0, generator: Generator | None = None) -> Tensor:
-        """``(n, d)`` independent points of p_t."""
-        chosen = torch.multinomial(self.weights, n, replacement=True, generator=generator)
-        means, covariances = self._at(t)
-        noise = torch.randn(n, means.shape[1], 1, dtype=means.dtype, generator=generator)
+        """``(n, d)`` independent points of p_t; ``generator`` is a CPU generator."""
+        means, covariances = self.components(t)
+        chosen = torch.multinomial(self.weights.cpu(), n, replacement=True, generator=generator).to(means.device)
+        noise = torch.randn(n, means.shape[1], 1, dtype=means.dtype, generator=generator).to(means.device)
         return means[chosen] + (torch.linalg.cholesky(covariances)[chosen] @ noise)[..., 0]
 
     def log_prob(self, t: float, x: Tensor) -> Tensor:
@@ -67,28 +67,29 @@ class DiffusedMixture:
 
     def score(self, t: float, x: Tensor) -> Tensor:
         """``∇log p_t(x)``, (n, d)."""
-        means, covariances = self._at(t)
+        means, covariances = self.components(t)
         share = self._joint(t, x).softmax(1)
         pull = torch.linalg.solve(covariances, (means - x[:, None])[..., None])[..., 0]
         return (share[..., None] * pull).sum(1)
 
     def moments(self, t: float) -> tuple[Tensor, Tensor]:
         """The mean (d,) and the covariance (d, d) of p_t."""
-        means, covariances = self._at(t)
+        means, covariances = self.components(t)
         mean = self.weights @ means
         away = means - mean
         return mean, torch.einsum("k,kij->ij", self.weights, covariances + away[:, :, None] * away[:, None, :])
 
-    def _joint(self, t: float, x: Tensor) -> Tensor:
-        """``log w_k + log N_k(x)``, (n, K)."""
-        means, covariances = self._at(t)
-        return self.weights.log() + MultivariateNormal(means, covariances).log_prob(x[:, None])
-
-    def _at(self, t: float) -> tuple[Tensor, Tensor]:
+    def components(self, t: float) -> tuple[Tensor, Tensor]:
+        """The means (K, d) and covariances (K, d, d) of the components of p_t."""
         decay = math.exp(-self.rate * t)
         spread = t if self.rate == 0.0 else -math.expm1(-2.0 * self.rate * t) / (2.0 * self.rate)
-        identity = torch.eye(self.means.shape[1], dtype=self.means.dtype)
+        identity = torch.eye(self.means.shape[1], dtype=self.means.dtype, device=self.means.device)
         return decay * self.means, decay**2 * self.covariances + self.diffusion * spread * identity
+
+    def _joint(self, t: float, x: Tensor) -> Tensor:
+        """``log w_k + log N_k(x)``, (n, K)."""
+        means, covariances = self.components(t)
+        return self.weights.log() + MultivariateNormal(means, covariances).log_prob(x[:, None])
 
 
 def probability_flow(drift: Drift, diffusion: float, score: Drift) -> Drift:
@@ -184,12 +185,12 @@ def _statistics(law: DiffusedMixture, t: float, x: Tensor) -> Iterable[tuple[str
     """Name, exact expectation and values (n,)."""
     mean, covariance = law.moments(t)
     away = x - mean
-    found = [(f"mean {i}", 0.0 + float(mean[i]), x[:, i]) for i in range(len(mean))]
+    found = [(f"mean {i}", float(mean[i]), x[:, i]) for i in range(len(mean))]
     found += [
         (f"covariance {i}{j}", float(covariance[i, j]), away[:, i] * away[:, j])
         for i in range(len(mean)) for j in range(i, len(mean))
     ]  # fmt: skip
-    means, covariances = law._at(t)
+    means, covariances = law.components(t)
     for i in range(len(mean)):
         scale = float(covariance[i, i].sqrt())
         for frequency in (1.0, 2.0, 4.0):
