@@ -39,8 +39,12 @@ void update_range(const Update<Real>& problem, int64_t begin, int64_t end) {
   for (int64_t first = begin; first < end; first += tile_elements) {
     const int64_t left = end - first, count = left < tile_elements ? left : tile_elements;
     combine(problem.combination, first, count, sum);
-    const Real* y = problem.y.data + first * problem.y.step;
     Real* __restrict out = problem.out + first;
+    if (problem.y.data == nullptr) {
+      __builtin_memcpy(out, sum, static_cast<size_t>(count) * sizeof(Real));
+      continue;
+    }
+    const Real* y = problem.y.data + first * problem.y.step;
     if (problem.y.step == 1) {
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) out[i] = y[i] + sum[i];

@@ -24,7 +24,7 @@ struct Elements {
   int64_t step = 1;
 };
 
-// out = y + combination
+// out = y + combination; y may be null: zero
 template <typename scalar_t>
 struct Update {
   int64_t elements = 0;
@@ -52,6 +52,9 @@ struct StageGradients {
   scalar_t* outs[most_combined];
 };
 
+// On the thread that calls.
+template <typename scalar_t>
+void update_tile(const Update<scalar_t>& problem);
 template <typename scalar_t>
 void update_cpu(const Update<scalar_t>& problem, const Parallel& parallel);
 // Does not depend on the number of threads.

@@ -23,6 +23,11 @@ constexpr int64_t thread_elements = 1 << 15;  // below, a second thread costs mo
 namespace cgm::divergence {
 
 template <typename scalar_t>
+void update_tile(const Update<scalar_t>& problem) {
+  CGM_AT_LEVEL(update_range<scalar_t>)(problem, 0, problem.elements);
+}
+
+template <typename scalar_t>
 void update_cpu(const Update<scalar_t>& problem, const Parallel& parallel) {
   const auto run = [&](int64_t begin, int64_t end) { CGM_AT_LEVEL(update_range<scalar_t>)(problem, begin, end); };
   if (problem.elements <= thread_elements) return run(0, problem.elements);
@@ -56,6 +61,8 @@ void stage_gradients_cpu(const StageGradients<scalar_t>& problem, const Parallel
   parallel(0, problem.elements, thread_elements, run);
 }
 
+template void update_tile<float>(const Update<float>&);
+template void update_tile<double>(const Update<double>&);
 template void update_cpu<float>(const Update<float>&, const Parallel&);
 template void update_cpu<double>(const Update<double>&, const Parallel&);
 template double error_norm_cpu<float>(const ErrorNorm<float>&, const Parallel&);
