@@ -20,6 +20,11 @@ PotentialSizes sizes_of(const at::Tensor& s, const at::Tensor& directions, int64
   return sizes;
 }
 
+template <typename scalar_t>
+PotentialNetwork<scalar_t> network_of(const PotentialSizes& sizes, const at::Tensor& packed, const at::Tensor& along) {
+  return {sizes, packed.const_data_ptr<scalar_t>(), along.const_data_ptr<scalar_t>()};
+}
+
 }  // namespace
 
 std::tuple<at::Tensor, at::Tensor> potential_forward(const at::Tensor& s, const at::Tensor& parameters,
@@ -29,9 +34,8 @@ std::tuple<at::Tensor, at::Tensor> potential_forward(const at::Tensor& s, const 
   auto gradient = empty_output({s.size(0), dims + 1}, s.options()), laplacian = at::empty({s.size(0)}, s.options());
   AT_DISPATCH_FLOATING_TYPES(s.scalar_type(), "potential_divergence", [&] {
     PotentialProblem<scalar_t> problem;
-    problem.sizes = sizes_of(s, directions, dims, width, layers, rank, linear);
-    problem.s = point.const_data_ptr<scalar_t>(), problem.parameters = packed.const_data_ptr<scalar_t>();
-    problem.directions = along.const_data_ptr<scalar_t>();
+    problem.network = network_of<scalar_t>(sizes_of(s, along, dims, width, layers, rank, linear), packed, along);
+    problem.s = point.const_data_ptr<scalar_t>();
     problem.gradient = gradient.mutable_data_ptr<scalar_t>();
     problem.laplacian = laplacian.mutable_data_ptr<scalar_t>();
     potential_cpu(problem, at_parallel());
@@ -53,17 +57,64 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> potential_backward(const Optional
   auto grad_directions = at::empty(directions.sizes(), s.options());
   AT_DISPATCH_FLOATING_TYPES(s.scalar_type(), "potential_divergence", [&] {
     PotentialBackwardProblem<scalar_t> problem;
-    problem.sizes = sizes_of(s, directions, dims, width, layers, rank, linear);
-    problem.s = point.const_data_ptr<scalar_t>(), problem.parameters = packed.const_data_ptr<scalar_t>();
-    problem.directions = along.const_data_ptr<scalar_t>();
+    problem.network = network_of<scalar_t>(sizes_of(s, along, dims, width, layers, rank, linear), packed, along);
+    problem.s = point.const_data_ptr<scalar_t>();
     if (grad_gradient) problem.by_gradient = by_gradient.const_data_ptr<scalar_t>();
     if (grad_laplacian) problem.by_laplacian = by_laplacian.const_data_ptr<scalar_t>();
     problem.grad_s = grad_s.mutable_data_ptr<scalar_t>();
-    problem.grad_parameters = grad_parameters.mutable_data_ptr<scalar_t>();
-    problem.grad_directions = grad_directions.mutable_data_ptr<scalar_t>();
+    problem.grad_network = {grad_parameters.mutable_data_ptr<scalar_t>(), grad_directions.mutable_data_ptr<scalar_t>()};
     potential_cpu(problem, at_parallel());
   });
   return {grad_s, grad_parameters, grad_directions};
+}
+
+PotentialFlowForward potential_flow_forward(const at::Tensor& x, const at::Tensor& context, const at::Tensor& packed,
+                                            const at::Tensor& directions, const PotentialPlan& plan, bool keep) {
+  const int64_t rows = x.size(0), dims = x.size(1), stages = PotentialSteps::stages * plan.count();
+  PotentialFlowForward result;
+  result.end = at::empty({rows, dims}, x.options()), result.integrals = at::empty({3, rows}, x.options());
+  if (keep) result.kept = empty_output({stages, rows, 2 * dims + 1}, x.options());
+  AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "potential_flow", [&] {
+    PotentialFlowProblem<scalar_t> problem;
+    problem.network = network_of<scalar_t>(plan.sizes(x, context, directions), packed, directions);
+    problem.steps = {plan.count(), plan.times.data(), plan.mass};
+    problem.x = x.const_data_ptr<scalar_t>();
+    if (context.defined()) problem.context = context.const_data_ptr<scalar_t>();
+    problem.end = result.end.mutable_data_ptr<scalar_t>();
+    problem.integrals = result.integrals.mutable_data_ptr<scalar_t>();
+    if (keep) problem.kept = result.kept.mutable_data_ptr<scalar_t>();
+    potential_cpu(problem, at_parallel());
+  });
+  return result;
+}
+
+PotentialFlowBackward potential_flow_backward(const at::Tensor& by_end, const at::Tensor& by_integrals,
+                                              const at::Tensor& kept, const at::Tensor& context,
+                                              const at::Tensor& packed, const at::Tensor& directions,
+                                              const PotentialPlan& plan) {
+  const int64_t rows = kept.size(1), dims = kept.size(2) / 2;
+  PotentialFlowBackward result;
+  result.grad_x = at::empty({rows, dims}, kept.options());
+  if (context.defined()) result.grad_context = at::empty(context.sizes(), kept.options());
+  result.grad_parameters = at::empty(packed.sizes(), kept.options());
+  result.grad_directions = at::empty(directions.sizes(), kept.options());
+  AT_DISPATCH_FLOATING_TYPES(kept.scalar_type(), "potential_flow", [&] {
+    PotentialFlowBackwardProblem<scalar_t> problem;
+    problem.network = network_of<scalar_t>(plan.sizes(result.grad_x, context, directions), packed, directions);
+    problem.steps = {plan.count(), plan.times.data(), plan.mass};
+    problem.kept = kept.const_data_ptr<scalar_t>();
+    if (by_end.defined()) problem.by_end = by_end.const_data_ptr<scalar_t>();
+    if (by_integrals.defined()) problem.by_integrals = by_integrals.const_data_ptr<scalar_t>();
+    problem.grad_x = result.grad_x.mutable_data_ptr<scalar_t>();
+    if (context.defined()) {
+      problem.context = context.const_data_ptr<scalar_t>();
+      problem.grad_context = result.grad_context.mutable_data_ptr<scalar_t>();
+    }
+    problem.grad_network = {result.grad_parameters.mutable_data_ptr<scalar_t>(),
+                            result.grad_directions.mutable_data_ptr<scalar_t>()};
+    potential_cpu(problem, at_parallel());
+  });
+  return result;
 }
 
 TORCH_LIBRARY_IMPL(cgm_native, CPU, m) {

@@ -114,16 +114,22 @@ struct PotentialSums {
   scalar_t* sums = nullptr;  // (count, width)
 };
 
-#define CGM_POTENTIAL_STEPS(each)                                                                                     \
+// All but the sums, which on CUDA are PyTorch's.
+#define CGM_POTENTIAL_ELEMENT_STEPS(each)                                                                             \
   each(bend, Bend) each(carry, Carry) each(trace, Trace) each(seed, Seed) each(advance, Advance) each(factor, Factor) \
-      each(retreat, Retreat) each(unseed, Unseed) each(lift, Lift) each(land, Land) each(sums, Sums)
+      each(retreat, Retreat) each(unseed, Unseed) each(lift, Lift) each(land, Land)
+#define CGM_POTENTIAL_STEPS(each) CGM_POTENTIAL_ELEMENT_STEPS(each) each(sums, Sums)
 
-#define CGM_POTENTIAL_STEP(name, Name)                            \
-  template <typename scalar_t>                                    \
-  void potential_step_cpu(const Potential##Name<scalar_t>& step); \
-  template <typename scalar_t>                                    \
-  void potential_step_cuda(const Potential##Name<scalar_t>& step, void* stream);
+#define CGM_POTENTIAL_STEP(name, Name) \
+  template <typename scalar_t>         \
+  void potential_step_cpu(const Potential##Name<scalar_t>& step);
 CGM_POTENTIAL_STEPS(CGM_POTENTIAL_STEP)
+#undef CGM_POTENTIAL_STEP
+
+#define CGM_POTENTIAL_STEP(name, Name) \
+  template <typename scalar_t>         \
+  void potential_step_cuda(const Potential##Name<scalar_t>& step, void* stream);
+CGM_POTENTIAL_ELEMENT_STEPS(CGM_POTENTIAL_STEP)
 #undef CGM_POTENTIAL_STEP
 
 }  // namespace cgm::divergence

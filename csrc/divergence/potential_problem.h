@@ -35,24 +35,65 @@ struct PotentialParts {
 
 // Everything contiguous.
 template <typename scalar_t>
-struct PotentialProblem {
+struct PotentialNetwork {
   PotentialSizes sizes;
-  const scalar_t *s = nullptr, *parameters = nullptr;  // (rows, inputs)
-  const scalar_t* directions = nullptr;                // (directions, width): the derivatives of K_0 s
+  const scalar_t *parameters = nullptr, *directions = nullptr;  // directions (P, width): the derivatives of K_0 s
+};
+
+template <typename scalar_t>
+struct PotentialNetworkGradients {
+  scalar_t *parameters = nullptr, *directions = nullptr;
+};
+
+template <typename scalar_t>
+struct PotentialProblem {
+  PotentialNetwork<scalar_t> network;
+  const scalar_t* s = nullptr;                         // (rows, inputs)
   scalar_t *gradient = nullptr, *laplacian = nullptr;  // (rows, d + 1), (rows)
 };
 
 template <typename scalar_t>
 struct PotentialBackwardProblem {
-  PotentialSizes sizes;
-  const scalar_t *s = nullptr, *parameters = nullptr, *directions = nullptr;
-  const scalar_t *by_gradient = nullptr, *by_laplacian = nullptr;  // null: zero
-  scalar_t *grad_s = nullptr, *grad_parameters = nullptr, *grad_directions = nullptr;
+  PotentialNetwork<scalar_t> network;
+  const scalar_t *s = nullptr, *by_gradient = nullptr, *by_laplacian = nullptr;  // null: zero
+  scalar_t* grad_s = nullptr;
+  PotentialNetworkGradients<scalar_t> grad_network;
+};
+
+// RK4 steps of dx/dt = −∇_xΦ / mass; see potential_flow.py. A kept row is x of a stage and then ∇Φ there.
+struct PotentialSteps {
+  static constexpr int64_t stages = 4;
+  int64_t count = 0;
+  const double* times = nullptr;  // (count + 1)
+  double mass = 1;
+};
+
+template <typename scalar_t>
+struct PotentialFlowProblem {
+  PotentialNetwork<scalar_t> network;
+  PotentialSteps steps;
+  const scalar_t *x = nullptr, *context = nullptr;  // (rows, d), (rows, c)
+  scalar_t *end = nullptr, *integrals = nullptr;    // (rows, d), (3, rows)
+  scalar_t* kept = nullptr;                         // (count · stages, rows, 2 d + 1); null: no backward will come
+};
+
+template <typename scalar_t>
+struct PotentialFlowBackwardProblem {
+  PotentialNetwork<scalar_t> network;
+  PotentialSteps steps;
+  const scalar_t *kept = nullptr, *context = nullptr;
+  const scalar_t *by_end = nullptr, *by_integrals = nullptr;  // null: zero
+  scalar_t *grad_x = nullptr, *grad_context = nullptr;
+  PotentialNetworkGradients<scalar_t> grad_network;
 };
 
 template <typename scalar_t>
 void potential_cpu(const PotentialProblem<scalar_t>& problem, const Parallel& parallel);
 template <typename scalar_t>
 void potential_cpu(const PotentialBackwardProblem<scalar_t>& problem, const Parallel& parallel);
+template <typename scalar_t>
+void potential_cpu(const PotentialFlowProblem<scalar_t>& problem, const Parallel& parallel);
+template <typename scalar_t>
+void potential_cpu(const PotentialFlowBackwardProblem<scalar_t>& problem, const Parallel& parallel);
 
 }  // namespace cgm::divergence

@@ -1,0 +1,104 @@
+// Eager autograd of the flow of OT-Flow's potential on the CPU; everything else is composed of its steps in Python.
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "common/double_backward.h"
+#include "common/fast_path.h"
+#include "divergence/potential.h"
+#include "divergence/potential_arguments.h"
+
+namespace cgm::divergence {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+PotentialPlan plan_of(const PotentialArguments& given, const std::vector<double>& times, double mass) {
+  return {given.width(), given.layers, given.rank(), given.linear().defined(), times, mass};
+}
+
+// (B, c), or undefined.
+at::Tensor context_of(const PotentialArguments& given) {
+  const auto& context = given.context();
+  return context.defined() ? context.expand({given.x().size(0), context.size(-1)}).contiguous() : context;
+}
+
+class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
+ public:
+  static variable_list forward(AutogradContext* ctx, at::TensorList given, const std::vector<int64_t>& present,
+                               int64_t layers, const std::vector<double>& times, double mass) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    const auto arguments = PotentialArguments::of(given, present, layers);
+    const auto ready = prepare(arguments);
+    const auto context = context_of(arguments);
+    auto result = potential_flow_forward(arguments.x().contiguous(), context, ready.packed, ready.directions,
+                                         plan_of(arguments, times, mass), /*keep=*/true);
+    ctx->set_materialize_grads(false);
+    variable_list saved{result.kept, context, ready.packed, ready.directions, ready.basis};
+    saved.insert(saved.end(), given.begin(), given.end());
+    ctx->save_for_backward(std::move(saved));
+    ctx->saved_data["layers"] = layers;
+    ctx->saved_data["present"] = present;
+    ctx->saved_data["times"] = times;
+    ctx->saved_data["mass"] = mass;
+    return {result.end, result.integrals};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    const auto saved = ctx->get_saved_variables();
+    const PreparedNetwork ready{saved[2], saved[3], saved[4]};
+    const auto present = ctx->saved_data["present"].toIntVector();
+    const variable_list sources(saved.begin() + 5, saved.end());
+    const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
+    variable_list result(sources.size() + 4), grads_of_all(given.all.size());
+    if (!grads[0].defined() && !grads[1].defined()) return result;
+    TORCH_CHECK(plain_eager(grads[0], grads[1]),
+                "batched or traced gradients of a flow come from cgm_kernels.use_backend('reference')");
+    {
+      at::NoGradGuard no_grad;
+      for (auto& grad : grads)
+        if (grad.defined()) grad = grad.contiguous();
+      const auto found = potential_flow_backward(
+          grads[0], grads[1], saved[0], saved[1], ready.packed, ready.directions,
+          plan_of(given, ctx->saved_data["times"].toDoubleVector(), ctx->saved_data["mass"].toDouble()));
+      if (given.wanted(0)) grads_of_all[0] = found.grad_x;
+      if (given.wanted(2))
+        grads_of_all[2] = given.context().dim() == 1 ? found.grad_context.sum(0) : found.grad_context;
+      part(given, ready, found.grad_parameters, found.grad_directions, grads_of_all);
+    }
+    size_t next = 0;
+    for (size_t k = 0; k < present.size(); ++k)
+      if (present[k] != 0) result[next++] = grads_of_all[k];
+    variable_list all = sources;
+    all.insert(all.end(), grads.begin(), grads.end());
+    return final_gradients(std::move(result), all);
+  }
+};
+
+}  // namespace
+
+std::optional<std::tuple<at::Tensor, at::Tensor>> potential_flow(
+    const at::Tensor& x, const std::vector<double>& times, double mass, const std::vector<at::Tensor>& weights,
+    const std::vector<at::Tensor>& biases, const at::Tensor& output, const OptionalTensor& quadratic,
+    const OptionalTensor& linear, const OptionalTensor& context) {
+  if (times.size() < 2 || !(mass > 0) ||
+      !std::all_of(times.begin(), times.end(), [](double t) { return std::isfinite(t); }))
+    return {};
+  const auto given = plain_arguments(x, std::nullopt, weights, biases, output, quadratic, linear, context);
+  if (!given) return {};
+  if (!wants_gradients(*given)) {
+    const auto ready = prepare(*given);
+    const auto found = potential_flow_forward(x.contiguous(), context_of(*given), ready.packed, ready.directions,
+                                              plan_of(*given, times, mass), /*keep=*/false);
+    return std::tuple(found.end, found.integrals);
+  }
+  const auto defined = given->defined();
+  auto found = PotentialFlow::apply(at::TensorList(defined), given->present(), given->layers, times, mass);
+  return std::tuple(found[0], found[1]);
+}
+
+}  // namespace cgm::divergence
