@@ -13,6 +13,11 @@ from tests.support.flows import context_of, log_abs_det, points
 ALL = pytest.mark.parametrize("name", FFJORDS)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
 @ALL
 def test_log_det_is_that_of_the_jacobian_of_the_whole_solve(name):
     """The trace integrated by quadrature is not the slogdet of the discrete map, but close to it as the steps are."""

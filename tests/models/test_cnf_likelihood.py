@@ -17,9 +17,14 @@ from tests.support.cnf import make, moved
 BOX = ((-9.0, 9.0), (-9.0, 9.0))
 
 
-def stiff(**options):
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def stiff(noise=1.0, **options):
     """A flow whose field is so strong that few steps do not integrate it."""
-    return moved(FFJORD(dim=2, **{"hidden_features": (8, 8), "n_steps": 1, **options}), 1.0).double().eval()
+    return moved(FFJORD(dim=2, **{"hidden_features": (8, 8), "n_steps": 1, **options}), noise).double().eval()
 
 
 def test_the_step_is_halved_until_the_mean_moves_no_more():
@@ -70,9 +75,11 @@ def test_a_density_has_mass_one_where_the_steps_are_fine_enough():
 
 def test_a_solver_too_coarse_makes_mass_and_is_caught():
     """Divergence by one Euler step: the number that comes out is no density."""
-    flow = stiff(solver="euler")
-    assert abs(mass_in_the_plane(flow, BOX, n=80) - 1.0) > 1e-2
+    flow = stiff(noise=1.5, solver="euler")
+    assert mass_in_the_plane(flow, BOX, n=80) > 1.02
     with pytest.raises(NotConvergedError):
+        check_mass(flow, BOX, n=80)
+    with flow.refined(7):
         check_mass(flow, BOX, n=80)
 
 
@@ -92,7 +99,6 @@ def test_a_flow_trained_on_a_gaussian_comes_close_to_it(tmp_path):
     mean, root = torch.tensor([1.0, -0.5]), torch.tensor([[0.8, 0.0], [0.5, 0.4]])
     law = torch.distributions.MultivariateNormal(mean, scale_tril=root)
     x = mean + torch.randn(4000, 2, generator=generator) @ root.T
-    torch.manual_seed(0)
     flow = FFJORD(dim=2, hidden_features=(16,), activation="softplus", n_steps=4, kinetic=0.01, frobenius=0.01)
     trainer = Trainer(
         max_steps=150, batch_size=256, lr=0.03, schedule="one-cycle", ema_decay=0.95, tensorboard=False, progress=False,
