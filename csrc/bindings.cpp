@@ -5,6 +5,7 @@
 
 #include "common/levels.h"
 #include "coupling/coupling.h"
+#include "divergence/divergence.h"
 #include "divergence/potential.h"
 #include "divergence/runge_kutta_op.h"
 #include "langevin/langevin.h"
@@ -57,7 +58,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("langevin_accept", &cgm::langevin::accept, no_gil);
   m.def("langevin_normal", &cgm::langevin::normal, no_gil);
   m.def("langevin_step", &cgm::langevin::step, no_gil);
+  m.def("mlp_divergence", &cgm::divergence::mlp_divergence, no_gil);
   m.def("potential_divergence", &cgm::divergence::potential_divergence, no_gil);
+  m.def("potential_flow", &cgm::divergence::potential_flow, no_gil);
   m.def("runge_kutta_error", &cgm::divergence::runge_kutta_error, no_gil);
   m.def("runge_kutta_update", &cgm::divergence::runge_kutta_update, no_gil);
   m.def("sliced_wasserstein", &cgm::sliced_ot::sliced_wasserstein, no_gil);

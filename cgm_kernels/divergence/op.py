@@ -22,15 +22,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import backends
+from .._extension import _C
 from .._register import operator, refuse_forward_gradients
 from ..activations import ACTIVATIONS
 from ..checks import choice, listed
-from ..precision import HALVES, outside_autocast
+from ..precision import HALVES, autocasts, outside_autocast
 from . import checks, packing, reference
 from .operators import backend_of
 from .packing import Film
 
 __all__ = ["mlp_divergence"]
+
+_INDEX = {name: index for index, name in enumerate(ACTIVATIONS)}
 
 
 def mlp_divergence(
@@ -72,7 +76,32 @@ def mlp_divergence(
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
     layers = listed("weights", weights), listed("biases", biases)
+    found = _eager(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
+    if found is not None:
+        return found
     return _divergence(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
+
+
+def _eager(
+    x: Tensor, weights: list[Tensor], biases: list[Tensor | None], activation: str, probes: Tensor | None, exact: bool,
+    t: Tensor | float | None, context: Tensor | None, residual: bool, film: Film | None, frobenius: bool,
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    """What the CPU kernel gives an eager call; None where the arguments are wrong or not for it."""
+    index = _INDEX.get(activation) if isinstance(activation, str) else None
+    if torch.compiler.is_compiling() or index is None or film is not None or (probes is None) is not exact:
+        return None
+    if not isinstance(x, Tensor) or x.device.type != "cpu" or backends.select("cpu") != "native" or autocasts("cpu"):
+        return None
+    moment, number = (t, None) if isinstance(t, Tensor) else (None, t)
+    if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
+        return None
+    try:
+        found = _C.mlp_divergence(
+            x, weights, biases, probes, moment, number, context, index, bool(residual), bool(frobenius)
+        )
+    except TypeError:  # an argument of a wrong type: said better by the checks
+        return None
+    return None if found is None else tuple(found)
 
 
 @outside_autocast
@@ -121,7 +150,7 @@ def _canonical(
     packed_film = packing.pack_film(film, widths, x)
     refuse_forward_gradients(x=x, weights=parameters, biases=added, film=packed_film)
     keep = wants_gradient(x, parameters, added, packed_film)
-    index = list(ACTIVATIONS).index(activation)
+    index = _INDEX[activation]
     return operator(backend, "mlp_divergence")(
         x, probes, parameters, added, packed_film, widths, index, residual, frobenius, keep
     )[:n_results]
