@@ -155,8 +155,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> mlp_divergence_backwa
     totals.added = by_added;
   }
   const auto by_film = at::zeros(film.has_value() ? film->sizes() : at::IntArrayRef({0}), type);
-  if (film.has_value())
-    (call.point.film_by_row() ? totals.film_rows : rows.film) = call.point.film_by_row() ? by_film : by_film[0];
+  if (call.point.film_by_row()) {
+    totals.film_rows = by_film;
+  } else if (film.has_value() && x.numel() > 0) {
+    rows.film = by_film[0];
+  }
   auto grad_x = at::zeros(x.sizes(), x.options().memory_format(at::MemoryFormat::Contiguous));
   if (x.numel() > 0) {
     Outputs grads;
