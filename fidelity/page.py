@@ -6,7 +6,7 @@ from cgm_models.model import GenerativeModel, load
 from cgm_models.registry import find as find_model
 from cgm_models.training import write_atomic
 
-from . import annealed, pictures, problems, results
+from . import annealed, continuous, pictures, problems, results
 from .configuration import FOLDER, Configuration, read_all
 from .results import Result, Run
 
@@ -20,7 +20,9 @@ Written by `make fidelity` from the committed [configurations](configurations), 
 the test points, in brackets the range over the seeds; the weights are the median seed's. Times of a step and of
 sampling are medians, taken of all models in one go; that of the training is as it was, on a machine with other work.
 Of models marked "annealed", energy-based ones, log Z is an estimate by annealed importance sampling of {chains} chains
-and {temperatures} temperatures; its standard error is part of theirs.
+and {temperatures} temperatures; its standard error is part of theirs. Of continuous flows the steps are halved until
+that moves the score by less than {step:g}, and in the plane the density integrates to 1 within {mass:g}; a model that
+does not come there is not published.
 """
 
 
@@ -36,7 +38,10 @@ def render() -> str:
     """The page."""
     known = read_all()
     sections = [_section(problems.find(name)) for name in problems.NAMES if name in [c.problem for c in known]]
-    head = _HEAD.format(chains=annealed.N_CHAINS, temperatures=annealed.N_TEMPERATURES)
+    head = _HEAD.format(
+        chains=annealed.N_CHAINS, temperatures=annealed.N_TEMPERATURES,
+        step=continuous.TOLERANCE, mass=continuous.MASS_TOLERANCE,
+    )  # fmt: skip
     return "\n".join([head, *sections])
 
 

@@ -21,14 +21,14 @@ _COLUMNS, _IMAGES = 3, 12
 
 def has_picture(name: str) -> bool:
     """Whether the problem of this name has one: images and planar sets do."""
-    return name == "digits" or name in data.density_names()
+    return name.startswith("digits") or name in data.density_names()
 
 
 def draw(problem: Problem, models: dict[str, GenerativeModel]) -> None:
     """The picture of the problem: held-out images and samples, or the densities."""
     path = PICTURES / f"{problem.name}.png"
     if len(problem.event_shape) == 3:
-        rows = [problem.test.x[:_IMAGES], *(_samples(model) for model in models.values())]
+        rows = [problem.test.x[:_IMAGES], *(_samples(model, problem) for model in models.values())]
         plots.sample_grid(torch.cat(rows), path, columns=_IMAGES, row_labels=["held out", *models])
     else:
         law = data.density(problem.name)
@@ -46,8 +46,10 @@ def _density(model: GenerativeModel) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: model.log_prob(x.double()).nan_to_num(nan=-torch.inf)
 
 
-def _samples(model: GenerativeModel) -> torch.Tensor:
-    return model.sample(_IMAGES, generator=torch.Generator().manual_seed(0))
+def _samples(model: GenerativeModel, problem: Problem) -> torch.Tensor:
+    """Of a conditional problem, under the contexts of the held-out images that are shown."""
+    context = None if problem.test.context is None else problem.test.context[:_IMAGES]
+    return model.sample(_IMAGES, context, generator=torch.Generator().manual_seed(0))
 
 
 def _square(extent: tuple[tuple[float, float], tuple[float, float]]) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -38,11 +38,10 @@ def test_promises_are_kept(chosen):
         assert run.seconds <= chosen.target_seconds
 
 
-@pytest.mark.parametrize("name", problems.NAMES)
+@pytest.mark.parametrize("name", [name for name in problems.NAMES if problems.find(name).best_target is not None])
 def test_the_best_model_of_a_problem_is_as_good_as_promised(name):
-    problem = problems.find(name)
     best = min(results.read(c).median().value for c in TRAINED if c.problem == name)
-    assert problem.best_target is None or best <= problem.best_target
+    assert best <= problems.find(name).best_target
 
 
 def test_results_are_of_the_configurations_as_they_are():
