@@ -5,6 +5,7 @@
 
 #include "divergence/cuda_network.h"
 #include "divergence/cuda_op.h"
+#include "divergence/potential_cuda.h"
 
 namespace cgm::divergence::cuda {
 
@@ -17,6 +18,8 @@ TORCH_LIBRARY_IMPL(cgm_native, CUDA, library) {
   library.impl("mlp_divergence_backward", &mlp_divergence_backward);
   library.impl("mlp_flow", &mlp_flow);
   library.impl("mlp_flow_backward", &mlp_flow_backward);
+  library.impl("potential_divergence", &potential_divergence);
+  library.impl("potential_divergence_backward", &potential_divergence_backward);
   library.impl("runge_kutta_update", &runge_kutta_update);
   library.impl("runge_kutta_error", &runge_kutta_error);
 }

@@ -9,10 +9,14 @@ import torch
 
 from tests.support import cuda_emulation
 from tests.support.cuda_emulation import divergence, divergence_runge_kutta
-from tests.support.divergence_operators import by_reference, differentiated, divergence_calls, flow_calls
+from tests.support.divergence_operators import by_reference, differentiated, divergence_calls, flow_calls, potential
+from tests.support.potentials import CASES as POTENTIALS
+from tests.support.potentials import Case as Potential
+from tests.support.potentials import cast
 from tests.support.tolerances import assert_as_accurate
 
 LAYERS, COMBINATIONS = divergence.cases(), divergence_runge_kutta.cases()
+UNITS = ("cuda.cu", "potential_cuda.cu", "runge_kutta_cuda.cu")
 CALLS = [*divergence_calls(), *flow_calls()]
 
 
@@ -28,7 +32,7 @@ def built():
 def operators():
     if cuda_emulation.compiler() is None:
         pytest.skip("no C++ compiler: neither $CXX nor c++ is there")
-    torch.ops.load_library(cuda_emulation.build_with_torch("divergence", ("cuda.cu", "runge_kutta_cuda.cu")))
+    torch.ops.load_library(cuda_emulation.build_with_torch("divergence", UNITS))
     return torch.ops.cgm_emulated_divergence
 
 
@@ -73,6 +77,25 @@ def test_operators_match_reference(operators, call):
     for actual, right, plain in zip(found, exact, eager, strict=True):
         # Divergences, norms and integrals of half precision are float32.
         assert_as_accurate(actual.to(plain.dtype), right, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "case", [*POTENTIALS, Potential(3, 4, rows=0), Potential(4, 3, 3, rows=0, time="number")], ids=str
+)
+def test_potential_matches_reference(operators, case, dtype):
+    drawn = case.draw(torch.float32)
+    found, exact, eager = (
+        potential(ops, cast(drawn, kind)) for ops, kind in ((operators, dtype), (None, torch.float64), (None, dtype))
+    )
+    for actual, right, plain in zip(found, exact, eager, strict=True):
+        assert_as_accurate(actual, right, plain)
+
+
+@pytest.mark.parametrize("only", [0, 1])
+def test_potential_of_one_gradient(operators, only):
+    found, exact = (potential(ops, Potential(5, 3, 3, context=1).draw(), only) for ops in (operators, None))
+    torch.testing.assert_close(found, exact)
 
 
 def test_gradients_that_did_not_come_are_zero(operators):

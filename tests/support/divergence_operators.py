@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from cgm_kernels.activations import ACTIVATIONS
-from cgm_kernels.divergence import packing, reference
+from cgm_kernels.divergence import packing, potential_operators, potential_reference, reference
 from cgm_kernels.divergence.tableaus import METHODS, TABLEAUS
+
+from .potentials import leaves
 
 STEPS = (0.2, -0.1, 0.15)
 
@@ -74,23 +76,20 @@ class Call:
         return [*steps, list(self.widths), index, self.residual, self.norms]
 
 
-def differentiated(call: Call, ops: Any, leaves: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
+def differentiated(call: Call, ops: Any, given: dict[str, Tensor | None]) -> tuple[Tensor, ...]:
     """The results of the operators of a namespace, then the gradients of what is there; no autograd is involved."""
-    tensors, name = list(leaves.values()), "mlp_flow" if call.method else "mlp_divergence"
+    tensors, name = list(given.values()), "mlp_flow" if call.method else "mlp_divergence"
     *results, kept = getattr(ops, name)(*tensors, *call.numbers(), call.keep or not call.method)
     absent = [None] * (not call.method and not call.norms)
     results = results[: len(results) - len(absent)]
     found = getattr(ops, f"{name}_backward")(*directions(results), *absent, *tensors, kept, *call.numbers())
-    wanted = [leaf for key, leaf in leaves.items() if key != "probes"]
-    given = [grad for leaf, grad in zip(wanted, found, strict=True) if leaf is not None]
-    return *results, *given
+    wanted = [leaf for key, leaf in given.items() if key != "probes"]
+    return *results, *(grad for leaf, grad in zip(wanted, found, strict=True) if leaf is not None)
 
 
-def by_reference(call: Call, leaves: dict[str, Tensor | None], dtype: torch.dtype) -> tuple[Tensor, ...]:
+def by_reference(call: Call, given: dict[str, Tensor | None], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The same in plain PyTorch in another dtype."""
-    own = {
-        key: None if leaf is None else leaf.to(dtype).requires_grad_(key != "probes") for key, leaf in leaves.items()
-    }
+    own = {key: None if leaf is None else leaf.to(dtype).requires_grad_(key != "probes") for key, leaf in given.items()}
     weights, biases = packing.unpack(own["parameters"], call.widths)
     film = own["film"]
     films = [None] if film is None else [film] if not call.method else film.split(1)
@@ -162,3 +161,32 @@ def flow_calls() -> list[Call]:
     lower = Call((4, 8, 4), method="rk4", norms=True, by_row=True, film="rows")
     halves = [replace(lower, dtype=dtype) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
     return [*found, *halves, Call((3, 3), method="midpoint")]
+
+
+def potential(ops: Any, arguments: dict[str, Any], only: int | None = None) -> tuple[Tensor, ...]:
+    """Of OT-Flow's potential likewise, by operators or, where they are None, in plain PyTorch; the gradients are those
+    by the tensors of ``arguments``. ``only`` one of the results may have a gradient."""
+    inputs, network = leaves(arguments), [arguments[name] for name in ("weights", "biases", "output")]
+    terms, (first, *_), dims = (
+        [arguments["quadratic"], arguments["linear"]],
+        arguments["weights"],
+        arguments["x"].shape[1],
+    )
+    t, context = torch.as_tensor(arguments["t"], dtype=first.dtype), arguments["context"]
+    columns = [arguments["x"], t.expand(len(arguments["x"])).unsqueeze(1)]
+    s = torch.cat(columns if context is None else [*columns, context], 1)
+    if ops is None:
+        results = list(potential_reference.potential_divergence(s, dims, *network, *terms))
+        sources, grads = results, directions(results)
+        sources, grads = (values if only is None else values[only : only + 1] for values in (sources, grads))
+    else:
+        along = potential_operators.directions(first, dims, len(network[0]))
+        sources = [s, potential_operators.packed(*network, *terms), along]
+        rank = 0 if terms[0] is None else len(terms[0])
+        options = (dims, len(first), len(network[0]), rank, terms[1] is not None)
+        given = [source.detach() for source in sources]
+        results = list(ops.potential_divergence(*given, *options))
+        by_results = [grad if only in (None, at) else None for at, grad in enumerate(directions(results))]
+        grads = ops.potential_divergence_backward(*by_results, *given, *options)
+    found = torch.autograd.grad(sources, inputs, grads, materialize_grads=True)
+    return *(result.detach() for result in results), *found

@@ -30,6 +30,11 @@ def sources(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix in {".h", ".cuh", ".cu", ".cpp"})
 
 
+def device_sources(folder: Path) -> list[Path]:
+    """Those of them that a CUDA file or its tensor side can include; the C++ of the CPU is none."""
+    return [path for path in sources(folder) if path.suffix != ".cpp" or "cuda" in path.name]
+
+
 def cache_folder() -> Path:
     """A folder of this user for built libraries, outside the repository."""
     folder = Path(tempfile.gettempdir()) / f"cgm_cuda_emulation_{os.getuid()}"
@@ -70,7 +75,7 @@ def build(op: str, *, part: str = "", sanitize: bool = False, csrc: Path = ROOT 
     command = [*command, *FLAGS, *(SANITIZERS if sanitize else ())]
     machine = [path for path in sources(FOLDER) if path.suffix in (".h", ".cuh") or path.parent == FOLDER]
     folders = [csrc / op, csrc / "common", ROOT / "csrc" / "common"]
-    relevant = [path for folder in folders for path in sources(folder)] + machine
+    relevant = [path for folder in folders for path in device_sources(folder)] + machine
     command += [option for folder in (FOLDER / "include", csrc, ROOT / "csrc") for option in ("-I", str(folder))]
     objects = []
     for name in ("machine", "fibers"):
@@ -94,7 +99,7 @@ def build_with_torch(op: str, units: tuple[str, ...] = ("cuda.cu",)) -> Path:
     if command is None:
         raise RuntimeError("no C++ compiler: neither $CXX nor c++ is there")
     folders = [ROOT / "csrc" / op, ROOT / "csrc" / "common"]
-    relevant = [path for folder in folders for path in sources(folder)] + sources(FOLDER)
+    relevant = [path for folder in folders for path in device_sources(folder)] + sources(FOLDER)
     csrc = ["-I", str(ROOT / "csrc")]
     emulated = [*command, *FLAGS, "-I", str(FOLDER / "include"), *csrc, "-c"]
     headers = [option for folder in cpp_extension.include_paths() for option in ("-isystem", folder)]
