@@ -3,6 +3,7 @@
 from .backends import available_backends, get_backend, set_backend, use_backend
 from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
+from .coupling.masked_affine import masked_mlp_affine
 from .coupling.mlp import affine_coupling_mlp
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .divergence.flow_op import FlowResult, mlp_flow
@@ -40,6 +41,7 @@ __all__ = [
     "langevin_chain",
     "langevin_step",
     "mala_accept",
+    "masked_mlp_affine",
     "masked_mlp_inverse",
     "mlp_divergence",
     "mlp_flow",

@@ -58,6 +58,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("langevin_accept", &cgm::langevin::accept, no_gil);
   m.def("langevin_normal", &cgm::langevin::normal, no_gil);
   m.def("langevin_step", &cgm::langevin::step, no_gil);
+  m.def("masked_mlp_affine", &cgm::coupling::masked_mlp_affine, no_gil);
   m.def("mlp_divergence", &cgm::divergence::mlp_divergence, no_gil);
   m.def("potential_divergence", &cgm::divergence::potential_divergence, no_gil);
   m.def("potential_flow", &cgm::divergence::potential_flow, no_gil);

@@ -1,4 +1,4 @@
-"""What the arguments of the masked inverse must be; an error names the argument, what was expected and what came."""
+"""What the arguments of the masked operations must be; an error names the argument, what was expected and what came."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ def tensors(
     masks: Sequence[Tensor] | None,
     context: Tensor | None,
     residual: bool,
+    name: str = "y",
 ) -> None:
-    tensor("y", y)
+    """``name`` is that of the points, ``y``."""
+    tensor(name, y)
     if y.dim() == 0 or y.shape[-1] == 0:
-        raise ValueError(f"y must have at least one dimension in its last axis: got shape {tuple(y.shape)}")
+        raise ValueError(f"{name} must have at least one dimension in its last axis: got shape {tuple(y.shape)}")
     _layers("weights", weights, None)
     _layers("biases", biases, len(weights))
     if context is not None:
-        like("context", context, "y", y)
+        like("context", context, name, y)
         if context.dim() == 0 or (context.dim() > 1 and context.shape[:-1] != y.shape[:-1]):
             raise ValueError(
-                f"context must be (C,) or {(*y.shape[:-1], 'C')} for y of shape {tuple(y.shape)}: "
+                f"context must be (C,) or {(*y.shape[:-1], 'C')} for {name} of shape {tuple(y.shape)}: "
                 f"got {tuple(context.shape)}"
             )
-    _weights(y, weights, 0 if context is None else context.shape[-1])
+    _weights(name, y, weights, 0 if context is None else context.shape[-1])
     if masks is not None:
         _layers("masks", masks, len(weights))
         _masks(masks, weights)
-    _biases(y, weights, biases)
+    _biases(name, y, weights, biases)
     if residual:
         _residual(weights)
 
@@ -54,19 +56,19 @@ def _layers(name: str, value: Sequence[Tensor | None], length: int | None) -> No
         raise ValueError(f"{name} must have {expected}: got {len(value)}")
 
 
-def _weights(y: Tensor, weights: Sequence[Tensor], n_context: int) -> None:
+def _weights(points: str, y: Tensor, weights: Sequence[Tensor], n_context: int) -> None:
     n_features = y.shape[-1]
-    inputs, source = n_features + n_context, "y and context" if n_context else "y"
+    inputs, source = n_features + n_context, f"{points} and context" if n_context else points
     for number, weight in enumerate(weights):
         name = f"weights[{number}]"
-        like(name, weight, "y", y)
+        like(name, weight, points, y)
         if weight.dim() != 2 or weight.shape[1] != inputs or len(weight) == 0:
             raise ValueError(f"{name} must be (out, {inputs}) after {source}: got {tuple(weight.shape)}")
         inputs, source = len(weight), name
     if inputs != 2 * n_features:
         raise ValueError(
             f"weights[{len(weights) - 1}] must give {2 * n_features} outputs, a log-scale and a shift for each of the "
-            f"{n_features} dimensions of y: got {inputs}"
+            f"{n_features} dimensions of {points}: got {inputs}"
         )
 
 
@@ -83,12 +85,12 @@ def _masks(masks: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
             raise ValueError(f"{name} must be on the device of weights[{number}], {weight.device}: got {mask.device}")
 
 
-def _biases(y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+def _biases(points: str, y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
     for number, (bias, weight) in enumerate(zip(biases, weights, strict=True)):
         if bias is None:
             continue
         name = f"biases[{number}]"
-        like(name, bias, "y", y)
+        like(name, bias, points, y)
         if tuple(bias.shape) not in ((len(weight),), (*y.shape[:-1], len(weight))):
             raise ValueError(
                 f"{name} must be {(len(weight),)} or {(*y.shape[:-1], len(weight))}: got {tuple(bias.shape)}"

@@ -44,9 +44,11 @@ def network(
             value = hidden[-1]
         else:
             value = act(hidden[-1])
-        value = value @ (weight if masks is None else weight * masks[number]).mT
-        if bias is not None:
-            value = value + bias
+        weight = weight if masks is None else weight * masks[number]
+        if bias is None or bias.dim() == 1:
+            value = F.linear(value, weight, bias)
+        else:
+            value = F.linear(value, weight) + bias
         if ends_a_block(number, len(weights), residual):
             value = value + hidden[-2]
         hidden.append(value)

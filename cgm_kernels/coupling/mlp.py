@@ -18,7 +18,7 @@ from .checks import together
 from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
 
-_FUSED = {"relu": 0, "tanh": 1}  # as TileActivation in mlp_kernels.h
+FUSED = {"relu": 0, "tanh": 1}  # as TileActivation in mlp_kernels.h
 
 
 def affine_coupling_mlp(
@@ -103,7 +103,7 @@ def _fused(
     kind, *numbers = scale
     try:
         start, stop, step = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
-        act = _FUSED.get(activation)
+        act = FUSED.get(activation)
         if step != 1 or act is None:
             return None
         layers = [part for layer in zip(weights, biases, strict=True) for part in layer]

@@ -18,6 +18,7 @@ from nflows.transforms import made as made_source
 from torch import Tensor
 
 from ..coupling.masked import masked_mlp_inverse
+from ..coupling.masked_affine import masked_mlp_affine
 from ..coupling.op import affine_coupling, affine_coupling_inverse
 from ._flows import as_slice, autoregressive, couple, parameters_of, plain, remembered, take, version_check
 from ._library import Library, PassOn
@@ -55,24 +56,26 @@ def _actnorm(original: Any, self: Any, inputs: Any, context: Any, *, inverse: bo
 def _masked_forward(original: Any, self: Any, inputs: Any, context: Any) -> Any:
     """y = x·(softplus(s) + eps) + t; each dimension's scale and shift come in pairs."""
     x = _event(inputs, self.features, (2,))
-    parameters = parameters_of(self.autoregressive_net, x, x, context)
-    return couple(x, parameters, slice(0, self.features), "interleaved_scale_shift", inverse=False, **_scale(self))
+    try:
+        return _masked(masked_mlp_affine, self, x, context)
+    except PassOn:
+        parameters = parameters_of(self.autoregressive_net, x, x, context)
+        return couple(x, parameters, slice(0, self.features), _LAYOUT, inverse=False, **_scale(self))
 
 
 def _masked_inverse(original: Any, self: Any, inputs: Any, context: Any) -> Any:
-    y = _event(inputs, self.features, (2,))
+    return _masked(masked_mlp_inverse, self, _event(inputs, self.features, (2,)), context)
+
+
+def _masked(operation: Callable[..., Any], self: Any, x: Tensor, context: Any) -> Any:
     made = self.autoregressive_net
-    found = layers(made, made_source, y, context)
+    found = layers(made, made_source, x, context)
     if context is not None:
         add_context(found, 0, made.activation(made.context_layer(context)))
         for number, block in enumerate(made.blocks if found.residual else ()):
             add_context(found, 2 * number + 1, block.context_layer(context))
     # Without residual blocks an activation follows the first layer too, and it is the network's own.
-    options = {"layout": "interleaved_scale_shift", **_scale(self)}
-    weights, biases, masks, activation, residual = found
-    return autoregressive(
-        masked_mlp_inverse, y, weights, biases, masks, activation=activation, residual=residual, **options
-    )
+    return autoregressive(operation, x, layout=_LAYOUT, **found._asdict(), **_scale(self))
 
 
 def _scale(self: Any) -> dict[str, Any]:
@@ -83,6 +86,7 @@ def _both(path: str, route: Callable[..., Any]) -> dict[str, Callable[..., Any]]
     return {f"{path}.{name}": functools.partial(route, inverse=name == "inverse") for name in ("forward", "inverse")}
 
 
+_LAYOUT = "interleaved_scale_shift"
 _MASKED = "nflows.transforms.autoregressive:MaskedAffineAutoregressiveTransform"
 
 LIBRARY = Library(

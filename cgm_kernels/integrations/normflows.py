@@ -23,6 +23,7 @@ from normflows.nets import made as made_source
 from torch import Tensor, nn
 
 from ..coupling.masked import masked_mlp_inverse
+from ..coupling.masked_affine import masked_mlp_affine
 from ..coupling.mlp import affine_coupling_mlp
 from ..coupling.op import affine_coupling, affine_coupling_inverse
 from ._flows import (
@@ -189,20 +190,28 @@ def _class_conditional(original: Any, self: Any, z: Any, y: Any, *, inverse: boo
     return (affine_coupling_inverse if inverse else affine_coupling)(z, log_scale, shift)
 
 
-_MASKED_SCALE: dict[str, Any] = {"scale": "sigmoid", "offset": 2.0, "eps": 1e-3}
+_MASKED_OPTIONS: dict[str, Any] = {
+    "scale": "sigmoid", "offset": 2.0, "eps": 1e-3, "layout": "interleaved_scale_shift"
+}  # fmt: skip
 
 
 def _masked_forward(original: Any, self: Any, inputs: Any, context: Any) -> Any:
     """y = x·(sigmoid(s + 2) + 1e-3) + t; each dimension's scale and shift come in pairs."""
-    plain(inputs)
-    if inputs.dim() != 2 or inputs.shape[1] != self.features:
-        raise PassOn("shape")
-    parameters = parameters_of(self.autoregressive_net, inputs, inputs, context)
-    every = slice(0, self.features)
-    return couple(inputs, parameters, every, "interleaved_scale_shift", inverse=False, **_MASKED_SCALE)
+    try:
+        return _masked(masked_mlp_affine, self, inputs, context)
+    except PassOn:
+        plain(inputs)
+        if inputs.dim() != 2 or inputs.shape[1] != self.features:
+            raise
+        parameters = parameters_of(self.autoregressive_net, inputs, inputs, context)
+        return couple(inputs, parameters, slice(0, self.features), inverse=False, **_MASKED_OPTIONS)
 
 
 def _masked_inverse(original: Any, self: Any, inputs: Any, context: Any) -> Any:
+    return _masked(masked_mlp_inverse, self, inputs, context)
+
+
+def _masked(operation: Callable[..., Any], self: Any, inputs: Any, context: Any) -> Any:
     plain(inputs)
     if inputs.dim() != 2 or inputs.shape[1] != self.features:
         raise PassOn("shape")
@@ -214,9 +223,7 @@ def _masked_inverse(original: Any, self: Any, inputs: Any, context: Any) -> Any:
     found = made_layers(made, made_source, inputs, None)
     if not found.residual:  # nothing stands between the first layer and the second
         found = fold_first(found, made)
-    weights, biases, masks, activation, residual = found
-    options = {"activation": activation, "residual": residual, "layout": "interleaved_scale_shift", **_MASKED_SCALE}
-    return autoregressive(masked_mlp_inverse, inputs, weights, biases, masks, **options)
+    return autoregressive(operation, inputs, **found._asdict(), **_MASKED_OPTIONS)
 
 
 def _both(path: str, route: Callable[..., Any]) -> dict[str, Callable[..., Any]]:

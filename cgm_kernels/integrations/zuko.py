@@ -31,6 +31,7 @@ from zuko.transforms import (
 from zuko.utils import broadcast
 
 from ..coupling.masked import masked_mlp_inverse
+from ..coupling.masked_affine import masked_mlp_affine
 from ._accelerate import accelerated
 from ._flows import (
     activation_name,
@@ -133,11 +134,15 @@ def _masked(transform: Any, x: Any) -> tuple[Tensor, Tensor]:
     module, context, scale = _maker(transform, MaskedAutoregressiveTransform)
     features = module.hyper.out_features // 2
     rows = _rows(x, features)
-    extra = _context(x, context)
-    given = torch.cat(broadcast(x, *extra, ignore=1), dim=-1) if extra else x
-    parameters = parameters_of(module.hyper, x, given)
-    y, log_det = couple(rows, _flat(parameters, x), slice(0, features), _LAYOUT, inverse=False, **scale)
-    return (y, log_det) if x.dim() == 2 else (y.reshape(x.shape), log_det.reshape(x.shape[:-1]))
+    try:
+        network = _network(module.hyper, x, context)
+    except PassOn:
+        extra = _context(x, context)
+        given = torch.cat(broadcast(x, *extra, ignore=1), dim=-1) if extra else x
+        parameters = parameters_of(module.hyper, x, given)
+        y, log_det = couple(rows, _flat(parameters, x), slice(0, features), _LAYOUT, inverse=False, **scale)
+        return (y, log_det) if x.dim() == 2 else (y.reshape(x.shape), log_det.reshape(x.shape[:-1]))
+    return autoregressive(masked_mlp_affine, x, layout=_LAYOUT, **network, **scale)
 
 
 def _masked_call(original: Any, self: Any, x: Any) -> Tensor:
@@ -151,15 +156,21 @@ def _masked_both(original: Any, self: Any, x: Any) -> tuple[Tensor, Tensor]:
 def _masked_inverse(original: Any, self: Any, y: Any) -> Tensor:
     plain(y)
     module, context, scale = _maker(self, MaskedAutoregressiveTransform)
-    linears, activation = _layers(module.hyper)
-    _rows(y, linears[-1].out_features // 2)
+    network = _network(module.hyper, y, context)
+    _rows(y, module.hyper.out_features // 2)
     if self.passes != module.passes:
         raise PassOn("passes of another number")
+    return autoregressive(masked_mlp_inverse, y, layout=_LAYOUT, **network, **scale)[0]
+
+
+def _network(hyper: Any, x: Tensor, context: Any) -> dict[str, Any]:
+    """The masked network and its context as arguments of masked_mlp_affine and masked_mlp_inverse."""
+    linears, activation = _layers(hyper)
     weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
-    plain(y, *weights, *(bias for bias in biases if bias is not None))
-    (given,) = [one.expand(*y.shape[:-1], -1) for one in _context(y, context)] or (None,)
-    masks, options = [linear.mask for linear in linears], {"activation": activation, "layout": _LAYOUT, **scale}
-    return autoregressive(masked_mlp_inverse, y, weights, biases, masks, context=given, **options)[0]
+    plain(x, *weights, *(bias for bias in biases if bias is not None))
+    (given,) = [one.expand(*x.shape[:-1], -1) for one in _context(x, context)] or (None,)
+    masks = [linear.mask for linear in linears]
+    return {"weights": weights, "biases": biases, "masks": masks, "context": given, "activation": activation}
 
 
 def _layers(hyper: Any) -> tuple[list[Any], str]:

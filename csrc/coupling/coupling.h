@@ -28,6 +28,11 @@ std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::ve
                                               int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
                                               double offset, double eps, int64_t activation, bool inverse);
 
+// The same of a masked network, which reads the whole event; `layers` are masked.
+std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
+                                            const OptionalTensor& conditioning, int64_t order, int64_t kind,
+                                            double bound, double offset, double eps, int64_t activation, bool inverse);
+
 // The registered operators; see operators.py.
 TwoTensors affine_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift, int64_t kind,
                           double bound, double offset, double eps, int64_t event_dims, bool inverse);

@@ -50,6 +50,7 @@ struct BelowAutograd {
 template <typename scalar_t>
 Passing<scalar_t> passing(const scalar_t* from, int64_t from_row, scalar_t* to, int64_t length,
                           const MlpOptions& options) {
+  if (options.count == length) return {};
   return {from, to, from_row, length, length, options.start, options.start + options.count};
 }
 
@@ -135,11 +136,12 @@ class Forward {
 template <typename scalar_t>
 class Backward {
  public:
-  Backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept, const MlpForward& forward,
-           at::TensorList layers, const MlpOptions& options, const MlpBackward& result)
+  Backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept, const at::Tensor& read,
+           const MlpForward& forward, at::TensorList layers, const MlpOptions& options, const MlpBackward& result)
       : grad_y_(grad_y),
         grad_log_det_(grad_log_det),
         kept_(kept),
+        read_(read),
         forward_(forward),
         layers_(layers),
         options_(options),
@@ -157,7 +159,7 @@ class Backward {
       if (!last) activation.h = forward_.hidden[l].template const_data_ptr<scalar_t>() + row * grad.size(1);
       activation.sums = sums[2 * l + 1].template mutable_data_ptr<scalar_t>();
       activation_backward_cpu(activation);
-      const auto input = l == 0 ? network_input(kept_, row, rows) : forward_.hidden[l - 1].narrow(0, row, rows);
+      const auto input = l == 0 ? network_input(read_, row, rows) : forward_.hidden[l - 1].narrow(0, row, rows);
       add_weight_gradient<scalar_t>(sums[2 * l], grad, input);
       if (l == 0) break;
       auto below = at::empty({rows, layers_[2 * l].size(1)}, kept_.options());
@@ -198,7 +200,7 @@ class Backward {
     affine_rows_backward_cpu(problem, serial());
   }
 
-  const at::Tensor &grad_y_, &grad_log_det_, &kept_;
+  const at::Tensor &grad_y_, &grad_log_det_, &kept_, &read_;
   const MlpForward& forward_;
   at::TensorList layers_;
   const MlpOptions& options_;
@@ -237,11 +239,11 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at:
 }
 
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                         const MlpForward& forward, at::TensorList layers, const MlpOptions& options,
-                         bool want_conditioning) {
+                         const at::Tensor& read, const MlpForward& forward, at::TensorList layers,
+                         const MlpOptions& options, bool want_conditioning) {
   const int64_t batch = kept.size(0), step = rows_of_tile(layers, batch), tiles = (batch + step - 1) / step;
   const auto grad = rows_contiguous(grad_y.defined() ? grad_y : at::zeros({1, 1}, kept.options()).expand(kept.sizes()));
-  const auto point = rows_contiguous(kept);
+  const auto point = rows_contiguous(kept), source = rows_contiguous(read);
   MlpBackward result;
   result.grad_x = empty_output(kept.sizes(), kept.options());
   if (want_conditioning) result.grad_conditioning = at::empty({batch, layers[0].size(0)}, kept.options());
@@ -252,7 +254,7 @@ MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_de
   for (auto& own : sums)
     for (const auto& layer : layers) own.push_back(at::zeros(layer.sizes(), layer.options()));
   AT_DISPATCH_FLOATING_TYPES(kept.scalar_type(), "affine_coupling_mlp", [&] {
-    const Backward<scalar_t> backward(grad, grad_log_det, point, forward, layers, options, result);
+    const Backward<scalar_t> backward(grad, grad_log_det, point, source, forward, layers, options, result);
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       const BelowAutograd guards;
       for (int64_t part = begin; part < end; ++part)

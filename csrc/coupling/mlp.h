@@ -1,4 +1,4 @@
-// A whole coupling layer with a perceptron as its conditioner, on the CPU, tile of rows by tile of rows.
+// A whole coupling or masked autoregressive layer with its perceptron, on the CPU, tile of rows by tile of rows.
 //
 // Every thread takes its rows through all layers, so that activations stay in its cache, products run on one thread
 // each, and no pass over the batch is made for biases, activations and the coupling itself.
@@ -19,7 +19,7 @@ struct MlpOptions {
   TileActivation activation = TileActivation::relu;
   bool inverse = false;
   int64_t start = 0, count = 0, order = 0;   // the transformed features, and the layout of the parameters
-  int64_t input_start = 0, input_count = 0;  // the features that pass, which the network reads
+  int64_t input_start = 0, input_count = 0;  // what the network reads: the features that pass; all where it is masked
 };
 
 // What a forward leaves for its backward; `hidden` and `parameters` are empty where no gradient is wanted.
@@ -38,9 +38,10 @@ struct MlpBackward {
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning,
                        at::TensorList layers, const MlpOptions& options, bool keep);
 
-// Undefined gradients are zero. `kept` is x, or y of the inverse.
+// Undefined gradients are zero. `kept` is x, or y of the inverse; `read` holds what the network read: x, or in a
+// coupling also y.
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                         const MlpForward& forward, at::TensorList layers, const MlpOptions& options,
-                         bool want_conditioning);
+                         const at::Tensor& read, const MlpForward& forward, at::TensorList layers,
+                         const MlpOptions& options, bool want_conditioning);
 
 }  // namespace cgm::coupling

@@ -1,4 +1,4 @@
-// Eager autograd of the whole coupling layer; everything but plain eager calls is composed of its parts in Python.
+// Eager autograd of whole coupling and masked layers; all but plain eager calls is composed of its parts in Python.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/matmul.h>
@@ -23,7 +23,8 @@ constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at 
 
 // mlp_backward in operators that the dispatcher knows, for batched and traced gradients.
 MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                              const MlpForward& forward, at::TensorList layers, const MlpOptions& options) {
+                              const at::Tensor& read, const MlpForward& forward, at::TensorList layers,
+                              const MlpOptions& options) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
   static const auto couple = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
@@ -38,7 +39,7 @@ MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_l
       const auto& h = forward.hidden[l];
       grad = grad * (options.activation == TileActivation::relu ? h.gt(0).to(h.scalar_type()) : 1 - h * h);
     }
-    const auto input = l == 0 ? kept.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
+    const auto input = l == 0 ? read.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
     result.grad_layers[2 * l] = grad.t().matmul(input), result.grad_layers[2 * l + 1] = grad.sum(0);
     if (l == 0) result.grad_conditioning = grad;
     grad = grad.matmul(layers[2 * l]);
@@ -56,7 +57,8 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     const auto added = conditioning.value_or(at::Tensor());
     auto result = mlp_forward(x, log_det.value_or(at::Tensor()), added, layers, options, /*keep=*/true);
     ctx->set_materialize_grads(false);
-    variable_list saved{options.inverse ? result.y : x, result.parameters};
+    const auto& kept = options.inverse ? result.y : x;
+    variable_list saved{kept, options.count == x.size(1) ? x : kept, result.parameters};
     saved.insert(saved.end(), result.hidden.begin(), result.hidden.end());
     saved.insert(saved.end(), layers.begin(), layers.end());
     ctx->save_for_backward(std::move(saved));
@@ -91,12 +93,13 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     {
       at::NoGradGuard no_grad;
       MlpForward forward;
-      forward.parameters = saved[1];
-      forward.hidden.assign(saved.begin() + 2, saved.end() - n_layers);
+      forward.parameters = saved[2];
+      forward.hidden.assign(saved.begin() + 3, saved.end() - n_layers);
       const variable_list layers(saved.end() - n_layers, saved.end());
       const bool plain = plain_eager(grads[0], grads[1]);
-      auto found = plain ? mlp_backward(grads[0], grads[1], saved[0], forward, layers, options, integers[9] != 0)
-                         : composed_backward(grads[0], grads[1], saved[0], forward, layers, options);
+      const auto &kept = saved[0], &read = saved[1];
+      auto found = plain ? mlp_backward(grads[0], grads[1], kept, read, forward, layers, options, integers[9] != 0)
+                         : composed_backward(grads[0], grads[1], kept, read, forward, layers, options);
       result[0] = found.grad_x;
       if (integers[8] != 0) result[1] = grads[1];
       if (integers[9] != 0) result[2] = found.grad_conditioning;
@@ -132,22 +135,10 @@ bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) 
          std::isfinite(options.scale.bound) && std::isfinite(options.scale.offset) && std::isfinite(options.scale.eps);
 }
 
-}  // namespace
-
-std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
-                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
-                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
-                                              double offset, double eps, int64_t activation, bool inverse) {
-  MlpOptions options;
-  options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
-  options.activation = static_cast<TileActivation>(activation), options.inverse = inverse;
-  options.start = start, options.count = stop - start, options.order = order;
-  if (!plain_eager(x) || !x.is_cpu() || x.layout() != at::kStrided || x.dim() != 2) return {};
-  if (!right_options(options, kind, activation)) return {};
+// A call whose place in the event is known: checks the rest and runs it.
+std::optional<TwoTensors> run(const at::Tensor& x, const std::vector<at::Tensor>& layers, const OptionalTensor& log_det,
+                              const OptionalTensor& conditioning, const MlpOptions& options) {
   if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return {};
-  const int64_t width = x.size(1);
-  if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};
-  options.input_start = start == 0 ? stop : 0, options.input_count = width - options.count;
   if (!right_layers(x, layers, options.input_count, 2 * options.count)) return {};
   if (log_det && (!fits(x, *log_det) || log_det->dim() != 1 || log_det->size(0) != x.size(0))) return {};
   if (conditioning && (!fits(x, *conditioning) || conditioning->dim() != 2 || conditioning->size(0) != x.size(0) ||
@@ -163,6 +154,38 @@ std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::ve
   }
   auto found = CouplingMlp::apply(x, log_det, conditioning, at::TensorList(layers), options);
   return TwoTensors(found[0], found[1]);
+}
+
+bool plain_matrix(const at::Tensor& x) {
+  return plain_eager(x) && x.is_cpu() && x.layout() == at::kStrided && x.dim() == 2;
+}
+
+}  // namespace
+
+std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
+                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
+                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
+                                              double offset, double eps, int64_t activation, bool inverse) {
+  MlpOptions options;
+  options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
+  options.activation = static_cast<TileActivation>(activation), options.inverse = inverse;
+  options.start = start, options.count = stop - start, options.order = order;
+  if (!plain_matrix(x) || !right_options(options, kind, activation)) return {};
+  const int64_t width = x.size(1);
+  if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};
+  options.input_start = start == 0 ? stop : 0, options.input_count = width - options.count;
+  return run(x, layers, log_det, conditioning, options);
+}
+
+std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
+                                            const OptionalTensor& conditioning, int64_t order, int64_t kind,
+                                            double bound, double offset, double eps, int64_t activation, bool inverse) {
+  MlpOptions options;
+  options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
+  options.activation = static_cast<TileActivation>(activation), options.inverse = inverse, options.order = order;
+  if (!plain_matrix(x) || x.size(1) == 0 || !right_options(options, kind, activation)) return {};
+  options.count = options.input_count = x.size(1);
+  return run(x, layers, std::nullopt, conditioning, options);
 }
 
 }  // namespace cgm::coupling

@@ -86,7 +86,8 @@ def test_which_layers():
     names = [swap.layer for swap in cgm_kernels.accelerate(maf)]
     assert names == ["nflows.MaskedAffineAutoregressiveTransform"] * 2
     assert cgm_kernels.accelerate(nn.Linear(2, 2)) == []
-    assert cgm_kernels.accelerate(zuko.flows.CNF(3)) == []
+    assert [swap.layer for swap in cgm_kernels.accelerate(zuko.flows.CNF(3))] == ["zuko.FFJTransform"]
+    assert cgm_kernels.accelerate(zuko.flows.GF(3)) == []
 
 
 @pytest.mark.parametrize("library", MODELS)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from cgm_kernels import affine_coupling, affine_coupling_inverse, masked_mlp_inverse
+from cgm_kernels import masked_mlp_affine, masked_mlp_inverse
 
 from ..nets import MaskedMLP
 from .options import check_choice, check_whole
@@ -41,22 +41,20 @@ class MaskedAffine(Transform):
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.parallel == "inverse":
-            return self._one_by_one(z, context, "standardize")
-        return affine_coupling(z, *self._scales_and_shifts(z, context), scale=self.scale, bound=self.bound)
+            return self._map(masked_mlp_inverse, z, context, "standardize")
+        return self._map(masked_mlp_affine, z, context, "affine")
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if self.parallel == "forward":
-            return self._one_by_one(x, context, "affine")
-        return affine_coupling_inverse(x, *self._scales_and_shifts(x, context), scale=self.scale, bound=self.bound)
+            return self._map(masked_mlp_inverse, x, context, "affine")
+        return self._map(masked_mlp_affine, x, context, "standardize")
 
-    def _scales_and_shifts(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self.net(x, context).chunk(2, 1)
-        return log_scale, shift
-
-    def _one_by_one(self, y: Tensor, context: Tensor | None, map: str) -> tuple[Tensor, Tensor]:
+    def _map(
+        self, operation: Callable[..., tuple[Tensor, Tensor]], x: Tensor, context: Tensor | None, map: str
+    ) -> tuple[Tensor, Tensor]:
         layers = self.net.layers
-        return masked_mlp_inverse(
-            y, [layer.weight for layer in layers], [layer.bias for layer in layers], [layer.mask for layer in layers],
+        return operation(
+            x, [layer.weight for layer in layers], [layer.bias for layer in layers], [layer.mask for layer in layers],
             context=context, activation=self.activation, map=map, scale=self.scale, bound=self.bound,
         )  # fmt: skip
 
