@@ -9,7 +9,8 @@ from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling
 from .divergence.flow_op import FlowResult, mlp_flow
 from .divergence.hutchinson import hutchinson_divergence, hutchinson_probes
 from .divergence.op import mlp_divergence
-from .divergence.potential import potential_divergence, potential_value
+from .divergence.potential import potential_divergence, potential_gradient, potential_value
+from .divergence.potential_flow import PotentialFlow, potential_flow
 from .divergence.runge_kutta import runge_kutta_error, runge_kutta_update
 from .info import build_info
 from .integrations import accelerate
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FlowResult",
     "InvertibleSequence",
+    "PotentialFlow",
     "accelerate",
     "affine_coupling",
     "affine_coupling_event",
@@ -47,6 +49,8 @@ __all__ = [
     "mlp_flow",
     "normal",
     "potential_divergence",
+    "potential_flow",
+    "potential_gradient",
     "potential_value",
     "random_projections",
     "runge_kutta_error",

@@ -26,7 +26,7 @@ from . import potential_checks as checks
 from . import potential_operators as operators
 from . import potential_reference as reference
 
-__all__ = ["potential_divergence", "potential_value"]
+__all__ = ["potential_divergence", "potential_gradient", "potential_value"]
 
 
 def potential_divergence(
@@ -60,9 +60,22 @@ def potential_divergence(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device or shape.
     """
-    weights, biases = listed("weights", weights), listed("biases", biases)
-    found = _fused(x, t, weights, biases, output, quadratic, linear, context)
-    return _divergence(x, t, weights, biases, output, quadratic, linear, context) if found is None else found
+    return _differentiated(x, t, weights, biases, output, quadratic, linear, context, tangents=True)
+
+
+def potential_gradient(
+    x: Tensor,
+    t: Tensor | float,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    output: Tensor,
+    *,
+    quadratic: Tensor | None = None,
+    linear: Tensor | None = None,
+    context: Tensor | None = None,
+) -> Tensor:
+    """∇Φ by space and time alone, (B, d + 1); else as :func:`potential_divergence`, whose tangents it does without."""
+    return _differentiated(x, t, weights, biases, output, quadratic, linear, context, tangents=False)[0]
 
 
 def potential_value(
@@ -85,25 +98,36 @@ def _value(
     x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
     quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
 ) -> Tensor:  # fmt: skip
-    _check(x, t, weights, biases, output, quadratic, linear, context)
+    checks.arguments(x, t, weights, biases, output, quadratic, linear, context)
     return reference.potential_value(_joined(x, t, context), x.shape[1] + 1, weights, biases, output, quadratic, linear)
+
+
+def _differentiated(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None, *, tangents: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """∇Φ and the Laplacian; without ``tangents`` the second is not to be read."""
+    weights, biases = listed("weights", weights), listed("biases", biases)
+    found = _fused(x, t, weights, biases, output, quadratic, linear, context, tangents)
+    return _divergence(x, t, weights, biases, output, quadratic, linear, context, tangents) if found is None else found
 
 
 @outside_autocast
 def _divergence(
     x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
-    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None, tangents: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    _check(x, t, weights, biases, output, quadratic, linear, context)
+    checks.arguments(x, t, weights, biases, output, quadratic, linear, context)
     if x.dtype in HALVES:
         wide = [[part.float() for part in parts] for parts in (weights, biases)]
         rest = [part if part is None else part.float() for part in (output, quadratic, linear, context)]
-        found = _divergence(x.float(), t.float() if isinstance(t, Tensor) else t, *wide, *rest)  # type: ignore[arg-type]
+        time = t.float() if isinstance(t, Tensor) else t
+        found = _divergence(x.float(), time, *wide, *rest, tangents=tangents)  # type: ignore[misc, arg-type]
         return found[0].to(x.dtype), found[1].to(x.dtype)
     s = _joined(x, t, context)
     backend = backends.select(x.device.type)
     if backend == "reference":
-        return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear)
+        return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear, tangents)
     named = {f"weights[{layer}]": weight for layer, weight in enumerate(weights)}
     named |= {f"biases[{layer}]": bias for layer, bias in enumerate(biases)}
     refuse_forward_gradients(x=x, t=t if isinstance(t, Tensor) else None, context=context, **named)
@@ -111,33 +135,23 @@ def _divergence(
     rank = 0 if quadratic is None else len(quadratic)
     return operator(backend, "potential_divergence")(
         s, operators.packed(weights, biases, output, quadratic, linear),
-        operators.directions(weights[0], x.shape[1], len(weights)),
+        operators.directions(weights[0], x.shape[1] if tangents else 0, len(weights)),
         x.shape[1], len(weights[0]), len(weights), rank, linear is not None,
     )  # fmt: skip
 
 
 def _fused(
     x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
-    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None, tangents: bool,
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """What the kernel gives a plain eager call on the CPU; None where it is not one or an argument is wrong."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cpu or backends.select("cpu") != "native":
         return None
     times = (t, 0.0) if isinstance(t, Tensor) else (None, t)
     try:
-        return _C.potential_divergence(x, *times, weights, biases, output, quadratic, linear, context)
+        return _C.potential_divergence(x, *times, weights, biases, output, quadratic, linear, context, tangents)
     except TypeError:  # an argument of a wrong type: said better by the checks
         return None
-
-
-def _check(
-    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
-    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
-) -> None:  # fmt: skip
-    checks.point(x, t, context)
-    inputs = x.shape[1] + 1 + (0 if context is None else context.shape[-1])
-    checks.network(x, inputs, weights, biases, output)
-    checks.rest(x, quadratic, linear)
 
 
 def _joined(x: Tensor, t: Tensor | float, context: Tensor | None) -> Tensor:

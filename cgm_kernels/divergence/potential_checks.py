@@ -10,6 +10,15 @@ from torch import Tensor
 from ..checks import like, number, tensor
 
 
+def arguments(
+    x: Tensor, t: Tensor | float, weights: Sequence[Tensor], biases: Sequence[Tensor], output: Tensor,
+    quadratic: Tensor | None, linear: Tensor | None, context: Tensor | None,
+) -> None:  # fmt: skip
+    point(x, t, context)
+    network(x, x.shape[1] + 1 + (0 if context is None else context.shape[-1]), weights, biases, output)
+    rest(x, quadratic, linear)
+
+
 def point(x: Tensor, t: Tensor | float, context: Tensor | None) -> None:
     tensor("x", x)
     if x.dim() != 2 or x.shape[1] == 0:

@@ -61,16 +61,16 @@ PotentialFlowBackward potential_flow_backward(const at::Tensor& by_end, const at
                                               const PotentialPlan& plan);
 
 // A plain eager call with all its checks, autograd included; nothing where it is not one or an argument is wrong.
-// Without the tensor `t` the time is `time`.
+// Without the tensor `t` the time is `time`; without `tangents` the second result is not to be read.
 std::optional<std::tuple<at::Tensor, at::Tensor>> potential_divergence(
     const at::Tensor& x, const OptionalTensor& t, double time, const std::vector<at::Tensor>& weights,
     const std::vector<at::Tensor>& biases, const at::Tensor& output, const OptionalTensor& quadratic,
-    const OptionalTensor& linear, const OptionalTensor& context);
+    const OptionalTensor& linear, const OptionalTensor& context, bool tangents);
 
 // The same of a flow: x at the last of the `times`, and the integrals (3, B).
 std::optional<std::tuple<at::Tensor, at::Tensor>> potential_flow(
     const at::Tensor& x, const std::vector<double>& times, double mass, const std::vector<at::Tensor>& weights,
     const std::vector<at::Tensor>& biases, const at::Tensor& output, const OptionalTensor& quadratic,
-    const OptionalTensor& linear, const OptionalTensor& context);
+    const OptionalTensor& linear, const OptionalTensor& context, bool tangents);
 
 }  // namespace cgm::divergence

@@ -44,14 +44,14 @@ bool right(const PotentialArguments& given, const std::vector<at::Tensor>& biase
 
 }  // namespace
 
-PreparedNetwork prepare(const PotentialArguments& given) {
+PreparedNetwork prepare(const PotentialArguments& given, bool tangents) {
   std::vector<at::Tensor> parts;
   for (const size_t k : given.packing()) parts.push_back(given.all[k].reshape({-1}));
   PreparedNetwork found;
   found.packed = at::cat(parts);
-  const auto by_space = given.first().narrow(1, 0, given.dims()).t();
+  const auto by_space = given.first().narrow(1, 0, tangents ? given.dims() : 0).t();
   found.directions = by_space.contiguous();
-  if (given.layers > 1 && given.dims() > given.width()) {  // as many tangents as units are enough
+  if (tangents && given.layers > 1 && given.dims() > given.width()) {  // as many tangents as units are enough
     found.basis = std::get<0>(at::linalg_qr(found.directions)).t();
     found.directions = at::mm(found.basis, by_space);
   }
@@ -66,7 +66,7 @@ void part(const PotentialArguments& given, const PreparedNetwork& ready, const a
     if (given.wanted(k)) result[k] = grad_packed.narrow(0, begin, count).view(given.all[k].sizes());
     begin += count;
   }
-  if (!given.wanted(3)) return;
+  if (!given.wanted(3) || grad_directions.size(0) == 0) return;
   const auto by_space = ready.basis.defined() ? at::mm(grad_directions.t(), ready.basis) : grad_directions.t();
   result[3].narrow(1, 0, given.dims()).add_(by_space);
 }

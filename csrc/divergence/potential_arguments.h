@@ -63,7 +63,8 @@ struct PreparedNetwork {
   at::Tensor packed, directions, basis;  // basis (P, d): undefined where the directions are those of space
 };
 
-PreparedNetwork prepare(const PotentialArguments& given);
+// Without `tangents` there are no directions, and a Laplacian is not to be read.
+PreparedNetwork prepare(const PotentialArguments& given, bool tangents);
 
 // Cuts the gradients of what the kernels read into those of the arguments, in their places of `result`.
 void part(const PotentialArguments& given, const PreparedNetwork& ready, const at::Tensor& grad_packed,

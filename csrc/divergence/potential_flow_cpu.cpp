@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "divergence/potential_tiles.h"
+#include "divergence/tableaus.h"
 
 namespace cgm::divergence {
 
@@ -9,8 +10,10 @@ using namespace potential;
 
 namespace {
 
-// The classical method: nodes, which are also the only entries of its matrix, and weights.
-constexpr double nodes[] = {0, 0.5, 0.5, 1}, quadrature[] = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6};
+// The classical method: the only entry of a row of its matrix is the last, and equals the node.
+constexpr const double (&nodes)[most_stages] = tableaus[classical].nodes;
+constexpr const double (&quadrature)[most_stages] = tableaus[classical].weights;
+static_assert(tableaus[classical].stages == PotentialSteps::stages);
 
 // The columns of time and context in tile.s.
 template <typename scalar_t>

@@ -30,10 +30,10 @@ at::Tensor context_of(const PotentialArguments& given) {
 class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
  public:
   static variable_list forward(AutogradContext* ctx, at::TensorList given, const std::vector<int64_t>& present,
-                               int64_t layers, const std::vector<double>& times, double mass) {
+                               int64_t layers, const std::vector<double>& times, double mass, bool tangents) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto arguments = PotentialArguments::of(given, present, layers);
-    const auto ready = prepare(arguments);
+    const auto ready = prepare(arguments, tangents);
     const auto context = context_of(arguments);
     auto result = potential_flow_forward(arguments.x().contiguous(), context, ready.packed, ready.directions,
                                          plan_of(arguments, times, mass), /*keep=*/true);
@@ -54,7 +54,7 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
     const auto present = ctx->saved_data["present"].toIntVector();
     const variable_list sources(saved.begin() + 5, saved.end());
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
-    variable_list result(sources.size() + 4), grads_of_all(given.all.size());
+    variable_list result(sources.size() + 5), grads_of_all(given.all.size());
     if (!grads[0].defined() && !grads[1].defined()) return result;
     TORCH_CHECK(plain_eager(grads[0], grads[1]),
                 "batched or traced gradients of a flow come from cgm_kernels.use_backend('reference')");
@@ -84,20 +84,20 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
 std::optional<std::tuple<at::Tensor, at::Tensor>> potential_flow(
     const at::Tensor& x, const std::vector<double>& times, double mass, const std::vector<at::Tensor>& weights,
     const std::vector<at::Tensor>& biases, const at::Tensor& output, const OptionalTensor& quadratic,
-    const OptionalTensor& linear, const OptionalTensor& context) {
-  if (times.size() < 2 || !(mass > 0) ||
+    const OptionalTensor& linear, const OptionalTensor& context, bool tangents) {
+  if (times.empty() || !(mass > 0) ||
       !std::all_of(times.begin(), times.end(), [](double t) { return std::isfinite(t); }))
     return {};
   const auto given = plain_arguments(x, std::nullopt, weights, biases, output, quadratic, linear, context);
   if (!given) return {};
   if (!wants_gradients(*given)) {
-    const auto ready = prepare(*given);
+    const auto ready = prepare(*given, tangents);
     const auto found = potential_flow_forward(x.contiguous(), context_of(*given), ready.packed, ready.directions,
                                               plan_of(*given, times, mass), /*keep=*/false);
     return std::tuple(found.end, found.integrals);
   }
   const auto defined = given->defined();
-  auto found = PotentialFlow::apply(at::TensorList(defined), given->present(), given->layers, times, mass);
+  auto found = PotentialFlow::apply(at::TensorList(defined), given->present(), given->layers, times, mass, tangents);
   return std::tuple(found[0], found[1]);
 }
 

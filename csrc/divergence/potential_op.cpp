@@ -42,10 +42,10 @@ void part(const PotentialArguments& given, const at::Tensor& grad_s, variable_li
 class Potential : public torch::autograd::Function<Potential> {
  public:
   static variable_list forward(AutogradContext* ctx, at::TensorList given, const std::vector<int64_t>& present,
-                               int64_t layers, double time) {
+                               int64_t layers, double time, bool tangents) {
     at::AutoDispatchBelowADInplaceOrView below;
     const auto arguments = PotentialArguments::of(given, present, layers);
-    const auto ready = prepare(arguments);
+    const auto ready = prepare(arguments, tangents);
     const auto s = point(arguments, time);
     auto [gradient, laplacian] =
         potential_forward(s, ready.packed, ready.directions, arguments.dims(), arguments.width(), layers,
@@ -65,7 +65,7 @@ class Potential : public torch::autograd::Function<Potential> {
     const auto present = ctx->saved_data["present"].toIntVector();
     const variable_list sources(saved.begin() + 4, saved.end());
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
-    variable_list result(sources.size() + 3), grads_of_all(given.all.size());
+    variable_list result(sources.size() + 4), grads_of_all(given.all.size());
     if (!grads[0].defined() && !grads[1].defined()) return result;
     {
       at::NoGradGuard no_grad;
@@ -91,17 +91,17 @@ class Potential : public torch::autograd::Function<Potential> {
 std::optional<std::tuple<at::Tensor, at::Tensor>> potential_divergence(
     const at::Tensor& x, const OptionalTensor& t, double time, const std::vector<at::Tensor>& weights,
     const std::vector<at::Tensor>& biases, const at::Tensor& output, const OptionalTensor& quadratic,
-    const OptionalTensor& linear, const OptionalTensor& context) {
+    const OptionalTensor& linear, const OptionalTensor& context, bool tangents) {
   if (!t && !std::isfinite(time)) return {};
   const auto given = plain_arguments(x, t, weights, biases, output, quadratic, linear, context);
   if (!given) return {};
   if (!wants_gradients(*given)) {
-    const auto ready = prepare(*given);
+    const auto ready = prepare(*given, tangents);
     return potential_forward(point(*given, time), ready.packed, ready.directions, given->dims(), given->width(),
                              given->layers, given->rank(), given->linear().defined());
   }
   const auto defined = given->defined();
-  auto found = Potential::apply(at::TensorList(defined), given->present(), given->layers, time);
+  auto found = Potential::apply(at::TensorList(defined), given->present(), given->layers, time, tangents);
   return std::tuple(found[0], found[1]);
 }
 

@@ -4,7 +4,7 @@
 
 namespace cgm::divergence {
 
-constexpr int most_stages = 4, n_methods = 4;
+constexpr int most_stages = 4, n_methods = 4, classical = 2;
 
 // k_s = v(t + nodes[s] h, y + h Σ_{r<s} matrix[s][r] k_r), and y + h Σ_s weights[s] k_s at the end of the step.
 struct Tableau {

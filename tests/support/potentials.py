@@ -76,6 +76,26 @@ def cast(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
     return {name: one(value) for name, value in arguments.items()}
 
 
+def values(arguments: dict[str, Any], x: Tensor, t: float) -> tuple[Tensor, Tensor]:
+    """∇Φ (B, d + 1) and the Laplacian (B,) at time t, by differentiating the definition of Φ twice."""
+    s = torch.cat([x, torch.full_like(x[:, :1], t)], 1)
+    if not s.requires_grad:
+        s.requires_grad_()
+    inputs = s if arguments["context"] is None else torch.cat([s, arguments["context"].expand(len(x), -1)], 1)
+    first, *others = zip(arguments["weights"], arguments["biases"], strict=True)
+    u = torch.log(2.0 * torch.cosh(inputs @ first[0].mT + first[1]))
+    for weight, bias in others:
+        u = u + torch.log(2.0 * torch.cosh(u @ weight.mT + bias)) / len(others)
+    phi = u @ arguments["output"]
+    if arguments["quadratic"] is not None:
+        phi = phi + 0.5 * (s @ arguments["quadratic"].mT).square().sum(1)
+    if arguments["linear"] is not None:
+        phi = phi + s @ arguments["linear"]
+    (gradient,) = torch.autograd.grad(phi.sum(), s, create_graph=True)
+    rows = [torch.autograd.grad(gradient[:, i].sum(), s, create_graph=True)[0][:, i] for i in range(x.shape[1])]
+    return gradient, torch.stack(rows).sum(0)
+
+
 def run(backend: str, arguments: dict[str, Any]) -> tuple[Tensor, Tensor]:
     with cgm_kernels.use_backend(backend):
         return cgm_kernels.potential_divergence(**arguments)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from cgm_kernels import potential_divergence, potential_value
+from cgm_kernels import PotentialFlow, potential_divergence, potential_flow, potential_gradient, potential_value
+from cgm_kernels.divergence.tableaus import TABLEAUS
 
 from ..flows.options import check_positive, check_whole
 from .field import Time, VectorField
+from .solver import Solution, Solver
 
 
 class Potential(nn.Module):
@@ -54,18 +61,33 @@ class Potential(nn.Module):
 
     def forward(self, x: Tensor, time: Time, context: Tensor | None = None) -> Tensor:
         """Φ, (batch,)."""
-        weights, biases = self._network()
-        rest = {"quadratic": self.quadratic, "linear": self.linear, "context": context}
-        return potential_value(x, time, weights, biases, self.output, **rest)
+        return potential_value(x, time, **self._network(), context=context)
 
     def derivatives(self, x: Tensor, time: Time, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """``(∇Φ, ΔΦ)``: the gradient by x and τ, (batch, dim + 1), and the Laplacian in x, (batch,)."""
-        weights, biases = self._network()
-        rest = {"quadratic": self.quadratic, "linear": self.linear, "context": context}
-        return potential_divergence(x, time, weights, biases, self.output, **rest)
+        return potential_divergence(x, time, **self._network(), context=context)
 
-    def _network(self) -> tuple[list[Tensor], list[Tensor]]:
-        return [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]  # type: ignore[misc]
+    def gradient(self, x: Tensor, time: Time, context: Tensor | None = None) -> Tensor:
+        """∇Φ alone, (batch, dim + 1)."""
+        return potential_gradient(x, time, **self._network(), context=context)
+
+    def flow(
+        self,
+        x: Tensor,
+        times: Sequence[float],
+        mass: float = 1.0,
+        context: Tensor | None = None,
+        *,
+        divergence: bool = True,
+    ) -> PotentialFlow:
+        """Points carried along −∇_xΦ / mass from the first of ``times`` to the last, and what is integrated beside."""
+        return potential_flow(x, **self._network(), times=times, mass=mass, context=context, divergence=divergence)
+
+    def _network(self) -> dict[str, Any]:
+        """The arguments of the operations by name."""
+        weights, biases = [layer.weight for layer in self.layers], [layer.bias for layer in self.layers]
+        rest = {"quadratic": self.quadratic, "linear": self.linear}
+        return {"weights": weights, "biases": biases, "output": self.output, **rest}
 
 
 class PotentialField(VectorField):
@@ -81,8 +103,7 @@ class PotentialField(VectorField):
         self.potential, self.mass = potential, mass
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
-        gradient, _ = self.potential.derivatives(x, 1.0 - t, context)
-        return self._by_mass(gradient[:, :-1])
+        return self._by_mass(self.potential.gradient(x, 1.0 - t, context)[:, :-1])
 
     def divergence(
         self,
@@ -99,16 +120,47 @@ class PotentialField(VectorField):
         gradient, laplacian = self.potential.derivatives(x, 1.0 - t, context)
         return self._by_mass(gradient[:, :-1]), self._by_mass(laplacian)
 
-    def costs(self, t: Time, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """``(v, div v, ½ |v|², |∂_τΦ − ½ |∇_xΦ|² / mass|)``.
+    def flow(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        solver: Solver,
+        start: float,
+        end: float,
+        *,
+        probes: Tensor | None,
+        exact: bool,
+        regularizers: bool,
+    ) -> Solution | None:
+        if solver.method != "rk4" or probes is not None or regularizers:
+            return None
+        found = self.carried(x, context, solver, start, end, divergence=exact)
+        return Solution(found.x, found.divergence, None, None, solver.n_steps * TABLEAUS["rk4"].stages)
 
-        The last is by how much the Hamilton–Jacobi–Bellman equation of optimal transport fails to hold.
-        """
-        gradient, laplacian = self.potential.derivatives(x, 1.0 - t, context)
-        by_space, by_time = gradient.split((x.shape[1], 1), 1)
-        v = self._by_mass(by_space)
-        energy = 0.5 * torch.linalg.vecdot(v, v)
-        return v, self._by_mass(laplacian), energy, torch.sub(by_time[:, 0], energy, alpha=self.mass).abs()
+    def carried(
+        self,
+        x: Tensor,
+        context: Tensor | None,
+        solver: Solver,
+        start: float,
+        end: float,
+        *,
+        divergence: bool = True,
+    ) -> PotentialFlow:
+        """Points from time ``start`` to ``end`` with what is integrated over τ beside them, by steps of RK4."""
+        times = [1.0 - t for t in solver.times(start, end)]
+
+        def carry(x: Tensor, context: Tensor | None, *ends: float) -> PotentialFlow:
+            return self.potential.flow(x, ends, self.mass, context, divergence=divergence)
+
+        if solver.gradient != "checkpoint" or not torch.is_grad_enabled():
+            return carry(x, context, *times)
+        whole = PotentialFlow(x, x.new_zeros(len(x)) if divergence else None, *x.new_zeros(2, len(x)).unbind())
+        for ends in itertools.pairwise(times):
+            step = checkpoint(carry, whole.x, context, *ends, use_reentrant=False, preserve_rng_state=False)
+            measured = None if whole.divergence is None else whole.divergence + step.divergence
+            whole = PotentialFlow(step.x, measured, whole.transport + step.transport, whole.penalty + step.penalty)
+        return whole
 
     def _by_mass(self, value: Tensor) -> Tensor:
         return value if self.mass == 1.0 else value / self.mass

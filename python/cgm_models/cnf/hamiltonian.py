@@ -59,7 +59,7 @@ class AntisymmetricField(DivergenceFreeField):
             self.matrix = nn.Parameter(torch.randn(dim, dim) / math.sqrt(dim))
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
-        gradient, _ = self.hamiltonian.derivatives(x, t, context)
+        gradient = self.hamiltonian.gradient(x, t, context)
         return gradient[:, :-1] @ (self.matrix.mT - self.matrix)
 
 
@@ -76,11 +76,11 @@ class SeparableField(DivergenceFreeField):
 
     def velocity(self, t: Time, p: Tensor, context: Tensor | None = None) -> Tensor:
         """∂T/∂p."""
-        return self.kinetic.derivatives(p, t, context)[0][:, :-1]
+        return self.kinetic.gradient(p, t, context)[:, :-1]
 
     def force(self, t: Time, q: Tensor, context: Tensor | None = None) -> Tensor:
         """−∂V/∂q."""
-        return -self.potential.derivatives(q, t, context)[0][:, :-1]
+        return -self.potential.gradient(q, t, context)[:, :-1]
 
 
 class VerletTransform(ContinuousTransform):
