@@ -22,7 +22,7 @@ import suite
 
 LIBRARIES = ("nflows", "normflows", "zuko", "torchdiffeq", "torchebm")
 # nflows names its test files *_test.py, and its base classes are tests only where they are imported; torchdiffeq
-# names them *_tests.py.
+# names them *_tests.py, and they import one another as top-level modules: its folder of tests is no package.
 _TESTS = re.compile(r"(test_.*|.*_tests?)\.py")
 
 
@@ -33,8 +33,8 @@ def _check(source: Path, arguments: list[str]) -> int:
         inside = [path for path in folder.iterdir() if path.is_dir()]
         root = inside[0] if len(inside) == 1 and inside[0].name not in LIBRARIES else folder
         found = [library for library in LIBRARIES if (root / library / "__init__.py").exists()]
-        if (root / "tests").is_dir():  # a package, or its modules are sought in any other package of that name
-            (root / "tests" / "__init__.py").touch()
+        if (root / "tests").is_dir() and found[:1] != ["torchdiffeq"]:
+            (root / "tests" / "__init__.py").touch()  # or its modules are sought in any other package of that name
         files = sorted(file for file in root.rglob("*.py") if _TESTS.fullmatch(file.name))
         if len(found) != 1 or not files:
             sys.exit(f"{source} does not hold one of {', '.join(LIBRARIES)} and its tests")

@@ -1,7 +1,7 @@
 """Another library's own tests without and with our patch of it: runs them, records every outcome, compares.
 
 The file is the pytest plugin of these runs too; the environment tells it which library, whether patched, and where to
-write. Each test begins with the same seeds, so that both runs see the same random numbers.
+write. Each test begins with the same seeds, so that both runs see the same random numbers. Subtests are compared too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ RESULTS = "CGM_SUITE_RESULTS"
 PATCHED = "CGM_SUITE_PATCHED"
 
 _outcomes: dict[str, str] = {}
+_subtests: Counter[str] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,7 +44,13 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or report.outcome != "passed":
+    context = getattr(report, "context", None)  # a subtest's, from pytest 9; several may bear the same values
+    if context is not None:
+        values = ", ".join(f"{name}={value}" for name, value in context.kwargs.items())
+        name = f"{report.nodeid} ({values})"
+        _subtests[name] += 1
+        _outcomes[f"{name} {_subtests[name]}"] = report.outcome
+    elif report.when == "call" or report.outcome != "passed":
         _outcomes[report.nodeid] = report.outcome if report.when == "call" else f"{report.outcome} in {report.when}"
 
 
