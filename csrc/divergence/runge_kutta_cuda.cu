@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int items = kItems<scalar_t>;
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * items;
   if (begin >= problem.elements) return;
-  const Span span = {begin, 1, problem.elements, in_packets && begin + items <= problem.elements};
+  const bool whole = in_packets && begin + items <= problem.elements;
+  const Span span = {begin, 1, problem.elements, whole};
   acc_t total[items];
   combined<scalar_t>(problem, span, total);
   if (base != nullptr) {
@@ -97,7 +98,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads * items;
   double sum = 0;
   for (int64_t begin = first; begin < problem.elements; begin += step) {
-    const Span span = {begin, 1, problem.elements, in_packets && begin + items <= problem.elements};
+    const bool whole = in_packets && begin + items <= problem.elements;
+    const Span span = {begin, 1, problem.elements, whole};
     acc_t total[items], from[items], to[items];
     combined<scalar_t>(problem, span, total);
     load_elements<scalar_t>(y0, span, from);

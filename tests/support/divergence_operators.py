@@ -47,6 +47,10 @@ class Call:
     def stages(self) -> int:
         return len(STEPS) * TABLEAUS[self.method].stages
 
+    @property
+    def results(self) -> int:
+        return 3 if self.norms and not self.method else 2
+
     def draw(self, device: str = "cpu") -> dict[str, Tensor | None]:
         """The tensor arguments of the operator, by name and in its order."""
         generator = torch.Generator().manual_seed(0)

@@ -16,7 +16,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[2]
 FLAGS = ("-std=c++17", "-O1", "-g1", "-fPIC", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
+# Instrumented code takes far longer to optimise than the cases take without.
+SANITIZERS = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
 
 
 def compiler() -> list[str] | None:
@@ -64,6 +65,18 @@ def compile_units(command: list[str], units: list[Path], output: Path) -> Path:
     return output
 
 
+def machine_sources() -> list[Path]:
+    return [path for path in sources(FOLDER) if path.suffix in (".h", ".cuh") or path.parent == FOLDER]
+
+
+def machine_objects(command: list[str]) -> list[Path]:
+    """The emulated machine, compiled once for all operations."""
+    command = [*command, "-I", str(FOLDER / "include"), "-c"]
+    name = digest(command, [path for path in machine_sources() if not path.name.endswith(("_capi.cpp", "_torch.cpp"))])
+    units = [FOLDER / f"{unit}.cpp" for unit in ("machine", "fibers")]
+    return [compile_units(command, [unit], cache_folder() / f"{unit.stem}_{name}.o") for unit in units]
+
+
 def build(op: str, *, part: str = "", sanitize: bool = False, csrc: Path = ROOT / "csrc") -> Path:
     """The shared library of csrc/<op>/cuda.cu and <op>_capi.cpp, built once for each state of the sources.
 
@@ -73,14 +86,10 @@ def build(op: str, *, part: str = "", sanitize: bool = False, csrc: Path = ROOT 
     if command is None:
         raise RuntimeError("no C++ compiler: neither $CXX nor c++ is there")
     command = [*command, *FLAGS, *(SANITIZERS if sanitize else ())]
-    machine = [path for path in sources(FOLDER) if path.suffix in (".h", ".cuh") or path.parent == FOLDER]
+    objects = machine_objects(command)
     folders = [csrc / op, csrc / "common", ROOT / "csrc" / "common"]
-    relevant = [path for folder in folders for path in device_sources(folder)] + machine
+    relevant = [path for folder in folders for path in device_sources(folder)] + machine_sources()
     command += [option for folder in (FOLDER / "include", csrc, ROOT / "csrc") for option in ("-I", str(folder))]
-    objects = []
-    for name in ("machine", "fibers"):
-        output = cache_folder() / f"{name}_{digest(command, machine)}.o"
-        objects.append(compile_units([*command, "-c"], [FOLDER / f"{name}.cpp"], output))
     name, unit = (f"{op}_{part}", f"{part}_cuda.cu") if part else (op, "cuda.cu")
     units = [csrc / op / unit, FOLDER / f"{name}_capi.cpp"]
     library = cache_folder() / f"{name}_{digest((command, name), relevant)}.so"
@@ -106,12 +115,12 @@ def build_with_torch(op: str, units: tuple[str, ...] = ("cuda.cu",)) -> Path:
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     tensors = [*command, "-std=c++20", "-O0", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", abi]
     name = digest((emulated, tensors, torch.__version__, op), relevant)
-    jobs = [([*emulated, "-x", "c++"], ROOT / "csrc" / op / unit) for unit in units]
-    jobs += [(emulated, FOLDER / "machine.cpp"), (emulated, FOLDER / "fibers.cpp")]
-    jobs.insert(0, ([*tensors, *csrc, *headers, "-c"], FOLDER / f"{op}_torch.cpp"))
+    jobs = [([*tensors, *csrc, *headers, "-c"], FOLDER / f"{op}_torch.cpp")]
+    jobs += [([*emulated, "-x", "c++"], ROOT / "csrc" / op / unit) for unit in units]
     outputs = [cache_folder() / f"{source.stem}_torch_{name}.o" for _, source in jobs]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         objects = list(pool.map(lambda job, to: compile_units(job[0], [job[1]], to), jobs, outputs))
+    objects += machine_objects([*command, *FLAGS])
     folder = Path(torch.__file__).parent / "lib"
     libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-ltorch_cpu", "-lc10"]
     linked = [*command, "-shared", *map(str, objects), *libraries]

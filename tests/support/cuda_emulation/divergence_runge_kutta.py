@@ -33,7 +33,7 @@ class Case:
         return "-".join(str(value) for value in vars(self).values() if value != "")
 
 
-def run(machine: Machine, case: Case, seed: int) -> np.ndarray:
+def run(machine: Machine, case: Case, seed: int) -> list[np.ndarray]:
     generator = np.random.default_rng(3)
     buffers = [Buffer(case.elements, case.dtype, case.offset) for _ in range(case.count + 2)]
     for buffer in buffers:
@@ -71,7 +71,7 @@ def run(machine: Machine, case: Case, seed: int) -> np.ndarray:
     if not same or not (np.nan_to_num(abs(found - exact)) <= bound).all():
         raise AssertionError(f"{case}: {found[:4]} where {exact[:4]} was expected")
     out.check(str(case), np.arange(out.size))
-    return found
+    return [found]
 
 
 def cases() -> list[Case]:
@@ -83,6 +83,11 @@ def cases() -> list[Case]:
         found.append(Case(n, 2 + n % 3, dtype, n % 2 == 0, norm=True, offset=n % 3 % 2))
     found += [Case(262_145, 1, norm=True), Case(0, norm=True)]
     return [*found, *(Case(30, norm=True, nan=name) for name in ("y0", "y1"))]
+
+
+def everything() -> list[tuple]:
+    """(run, case) for all cases."""
+    return [(run, case) for case in cases()]
 
 
 def main(arguments: list[str]) -> int:

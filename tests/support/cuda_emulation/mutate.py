@@ -1,6 +1,7 @@
 """How strong is the emulation? Deletes each barrier and each bound check of the kernels in turn and reruns the cases.
 
-`python -m tests.support.cuda_emulation.mutate sliced_ot` prints a table and writes MUTATIONS_<op>.md beside this file.
+`python -m tests.support.cuda_emulation.mutate sliced_ot` prints a table and writes MUTATIONS_<op>.md beside this file;
+mutants_<op>.json there names mistakes of the arithmetic to try too.
 A mutant is killed when a case fails, the machine or a sanitizer complains, the build breaks, or the run takes far too
 long. Mutants that survive the plain build run again under the sanitizers, where reads out of bounds show. Survivors
 need a reason in equivalent_<op>.json; one without makes the command exit 1.
@@ -74,7 +75,7 @@ def mutations_of_line(line: str) -> list[tuple[str, str]]:
         if not head.endswith(("(", " ")):
             head += " "
         loop = "for (" in head or "while (" in head
-        if loop and match.group(1)[0] == "<" and re.fullmatch(r"[A-Z]+|k[A-Z]\w*|\d+", right):
+        if loop and match.group(1)[0] == "<" and re.fullmatch(r"[A-Z]+|k[A-Z]\w*(<\w+>)?|items|\d+", right):
             continue  # a loop over a constant number of items checks no bound
         if loop and "&&" not in head.split(";")[-1] + tail.split(";")[0]:
             shift = "- 1" if match.group(1) in ("<", "<=") else "+ 1"
@@ -97,6 +98,19 @@ def mutants(op: str, part: str, csrc: Path) -> list[Mutant]:
             if line.strip().startswith("//"):
                 continue
             found += [Mutant(path.name, number, kind, line, after) for kind, after in mutations_of_line(line)]
+    return [*found, *written_by_hand(op, part, csrc)]
+
+
+def written_by_hand(op: str, part: str, csrc: Path) -> list[Mutant]:
+    """Those of mutants_<name>.json: for each file, what stands in exactly one line, and what shall stand there."""
+    path = FOLDER / f"mutants_{name_of(op, part)}.json"
+    found = []
+    for file, changes in json.loads(path.read_text()).items() if path.exists() else ():
+        lines = (csrc / op / file).read_text().splitlines()
+        for before, after in changes:
+            (number,) = (number for number, line in enumerate(lines, 1) if before in line)
+            line = lines[number - 1]
+            found.append(Mutant(file, number, "arithmetic", line, line.replace(before, after)))
     return found
 
 
