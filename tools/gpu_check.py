@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "gpu_check"
 STAGE_SECONDS = 470
 BENCH_SECONDS = 300  # after which no further row begins
-BENCHMARKS = ("langevin", "coupling", "sliced_ot", "models")
+BENCHMARKS = ("langevin", "coupling", "divergence", "runge_kutta", "sliced_ot", "models")
 MACHINE_FACTS = """
 import json, platform, torch
 gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None

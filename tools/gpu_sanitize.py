@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "python"), str(ROOT / "tools")]
 import torch  # noqa: E402
 
 import cgm_kernels as ck  # noqa: E402
+from gpu_sanitize_divergence import divergence_cases  # noqa: E402
 from gpu_sanitize_langevin import langevin_cases  # noqa: E402
 
 SIZES = [(1, 1), (1, 5), (7, 7), (33, 20), (128, 128), (257, 300), (1000, 1000), (3000, 5000)]
@@ -168,7 +169,10 @@ def one_network(device: str, dtype: torch.dtype, rows: int, dim: int, hidden: tu
     with_gradient(run, y, context, first, *biases)
 
 
-OPERATIONS = {"sliced_ot": sliced_ot, "coupling": coupling, "masked": masked, "langevin": langevin_cases}
+OPERATIONS = {
+    **{"sliced_ot": sliced_ot, "coupling": coupling, "masked": masked},
+    **{"langevin": langevin_cases, "divergence": divergence_cases},
+}
 
 
 def main() -> int:
