@@ -7,7 +7,7 @@ import torch
 
 import cgm_models
 from cgm_models.cnf import FFJORD, ContinuousTransform, PerceptronField, Regularizers, Solver
-from tests.support.cnf import FFJORDS, make
+from tests.support.cnf import FFJORDS, make, moved
 from tests.support.flows import context_of, log_abs_det, points
 
 ALL = pytest.mark.parametrize("name", FFJORDS)
@@ -121,6 +121,35 @@ def test_float32_is_close_to_float64():
         torch.testing.assert_close(single.double(), exact, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options", [{}, {"solver": "dopri5", "rtol": 1e-3}, {"gradient": "adjoint"}, {"conditioning": "film"}]
+)
+def test_half_precision_sums_in_float32(dtype, options):
+    """The fused solve and the steps; log_prob is off by what the half-precision field is off."""
+    flow = moved(FFJORD(dim=2, context_dim=2, hidden_features=(8,), n_steps=4, **options))
+    x = points(flow).to(dtype)
+    context = context_of(flow).to(dtype)
+    exact = flow.eval().log_prob(x.float(), context.float())
+    half = flow.to(dtype)
+    log_prob = half.log_prob(x, context)
+    assert log_prob.dtype == torch.float32
+    torch.testing.assert_close(log_prob, exact, rtol=0, atol=60 * torch.finfo(dtype).eps)
+    half.train().loss(x, context).backward()
+    assert all(torch.isfinite(p.grad).all() for p in half.parameters())
+
+
+def test_the_first_layer_begins_as_large_as_asked_for():
+    fields = []
+    for frequency in (1.0, 5.0):
+        torch.manual_seed(0)
+        fields.append(PerceptronField(2, (4, 4), time="concat", frequency=frequency))
+    small, large = (field.layers[0] for field in fields)
+    assert torch.equal(large.weight, small.weight * torch.tensor([5.0, 5.0, 1.0])) and large.weight.requires_grad
+    assert torch.equal(large.bias, 5.0 * small.bias)
+    assert torch.equal(fields[0].layers[1].weight, fields[1].layers[1].weight)
+
+
 def test_training_estimates_the_trace_and_evaluation_takes_it():
     flow = make("film")
     n = 400
@@ -146,6 +175,8 @@ def test_beyond_the_dimension_of_the_exact_trace_probes_are_drawn():
     first, second = flow.log_prob(x), flow.log_prob(x)
     torch.manual_seed(0)
     assert torch.equal(first, flow.log_prob(x)) and not torch.equal(first, second)
+    draws = [flow.sample_and_log_prob(4, None, torch.Generator().manual_seed(1)) for _ in range(2)]
+    assert torch.equal(draws[0][1], draws[1][1])
 
 
 def test_a_trajectory_passes_the_points_of_the_whole_solve():
@@ -183,6 +214,7 @@ def test_a_trajectory_passes_the_points_of_the_whole_solve():
         (lambda: Regularizers(frobenius=math.inf), "frobenius must be a finite number"),
         (lambda: Solver(n_steps=True), "n_steps"),
         (lambda: PerceptronField(2, n_frequencies=-1), "n_frequencies"),
+        (lambda: FFJORD(dim=2, frequency=0.0), "frequency must be a positive finite number: got 0.0"),
     ],
 )
 def test_wrong_options_are_named(call, message):
@@ -197,6 +229,8 @@ def test_wrong_inputs_are_named():
         flow.log_prob(x[:, :2], context_of(flow))
     with pytest.raises(ValueError, match="conditional"):
         flow.log_prob(x)
+    with pytest.raises(ValueError, match=r"FFJORD\.log_prob: x must be finite, and 1 of 4 rows are not"):
+        flow.log_prob(torch.where(torch.arange(4)[:, None] == 1, math.nan, x), context_of(flow))
     with torch.no_grad():
         next(flow.parameters()).fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"parameter transform\.layers\.0\.field.* holds values"):

@@ -44,6 +44,20 @@ def test_the_step_is_halved_until_the_mean_moves_no_more():
         converged_log_prob(flow, x, tolerance=0.0)
 
 
+def test_steps_that_leave_the_range_of_numbers_are_halved_too():
+    flow = stiff()
+
+    def evaluate():
+        n_steps = flow.transform.layers[0].solver.n_steps
+        if n_steps < 4:
+            raise FloatingPointError("too long")
+        return torch.tensor([1.0 + n_steps**-4.0])
+
+    assert converge(flow, evaluate).halvings == 4
+    with pytest.raises(FloatingPointError, match="too long"):
+        converge(flow, evaluate, most_halvings=1)
+
+
 def test_noise_does_not_move_what_converges():
     flow = stiff(exact_up_to=0, n_steps=8)
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()

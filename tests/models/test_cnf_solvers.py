@@ -6,9 +6,10 @@ import pytest
 import torch
 import torchdiffeq
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgm_kernels import hutchinson_probes
-from cgm_models.cnf import ModuleField, PerceptronField, Solver, solve
+from cgm_models.cnf import ModuleField, PerceptronField, Solver, VectorField, solve
 from cgm_models.cnf.integration import hardest_row
 from cgm_models.cnf.solver import FIXED, METHODS
 from tests.support.cnf import LinearField, moved
@@ -129,6 +130,48 @@ def test_the_norm_of_a_step_is_the_worst_row():
     x, integral = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([0.5, -2.0])
     assert float(hardest_row((x, integral), 2)) == pytest.approx(math.sqrt(12.5))
     assert float(hardest_row((0.1 * x, integral, torch.full((7, 3), 9.0)), 2)) == 9.0
+
+
+def test_dopri5_says_what_it_cannot_solve():
+    x = rows(4, 3)
+    x[2, 1] = math.nan
+    with pytest.raises(ValueError, match="dopri5 needs finite points: 1 of 4 rows are not"):
+        solve(perceptron(), x, None, Solver("dopri5"))
+
+    class Square(VectorField):  # its solution x / (1 − x t) ends at t = 1 / x
+        def forward(self, t, x, context=None):
+            return x.square()
+
+    with pytest.raises(FloatingPointError, match="dopri5 found no step small enough for rtol=1e-05"):
+        solve(Square(), torch.full((2, 1), 2.0), None, Solver("dopri5"))
+
+
+class Reads(TorchDispatchMode):
+    """Counts what waits for the device: numbers read back, and shapes that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique")
+        name = function.overloadpacket.__name__
+        if name.startswith(waits):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("gradient", ["discrete", "checkpoint", "adjoint"])
+@pytest.mark.parametrize("general", [False, True])
+def test_fixed_steps_read_nothing_back_from_the_device(gradient, general):
+    field, x = perceptron(time="concat"), rows(4, 3).requires_grad_()
+    with Reads() as reads:
+        found = solve(
+            ModuleField(field) if general else field, x, None, Solver("rk4", 3, gradient=gradient), exact=True,
+            regularizers=True,
+        )  # fmt: skip
+        (found.x.sum() + found.divergence.sum() + found.kinetic.sum()).backward()
+    assert not reads.seen and field.layers[0].weight.grad.abs().sum() > 0
 
 
 def test_regularizers_need_something_to_measure_with():

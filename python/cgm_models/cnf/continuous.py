@@ -52,6 +52,8 @@ class ContinuousTransform(Transform):
         """Of the field in the last solve, its gradient aside."""
         self.measures = True
         """Whether the map is asked for its log-determinant; else it gives zeros."""
+        self.generator: Generator | None = None
+        """A CPU generator that the probes are drawn from; torch's own by default."""
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._mapped(z, context, inverse=False)
@@ -75,7 +77,7 @@ class ContinuousTransform(Transform):
         """
         if exact is None:
             exact = x.shape[1] <= self.exact_up_to
-        probes = None if exact or not divergence else hutchinson_probes(x, self.n_probes, noise=self.noise)
+        probes = None if exact or not divergence else self._probes(x)
         solution = solve(
             self.field, x, context, self.solver, *((1.0, 0.0) if inverse else (0.0, 1.0)), probes=probes,
             exact=exact and divergence, regularizers=regularizers,
@@ -95,6 +97,9 @@ class ContinuousTransform(Transform):
             evaluations += solution.n_evaluations
         self.n_evaluations = evaluations
         return torch.stack(path)
+
+    def _probes(self, x: Tensor) -> Tensor:
+        return hutchinson_probes(x, self.n_probes, noise=self.noise, generator=self.generator)
 
     def _mapped(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         solution = self.solve(x, context, inverse=inverse, divergence=self.measures)
@@ -120,6 +125,18 @@ class ContinuousFlow(Flow, abstract=True):
         finally:
             for layer in layers:
                 layer.measures = True
+
+    def sample_and_log_prob(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        layers = self._continuous()
+        try:
+            for layer in layers:
+                layer.generator = generator
+            return super().sample_and_log_prob(n, context, generator)
+        finally:
+            for layer in layers:
+                layer.generator = None
 
     @contextmanager
     def refined(self, halvings: int) -> Iterator[None]:

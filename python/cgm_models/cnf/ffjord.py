@@ -33,6 +33,7 @@ class FFJORD(ContinuousFlow):
         conditioning: how the context enters v, 'concat' or 'film'.
         n_frequencies: sines and cosines of so many multiples of 2πt enter beside t.
         residual: add each hidden layer's input to its output where their widths agree.
+        frequency: how large the first layer of v begins; larger for data that are fine beside their extent.
         n_blocks: flows of this kind, each with a v of its own, one after the other.
         solver: 'euler', 'midpoint', 'rk4', 'rk4_38' (torchdiffeq's "rk4") of fixed steps, or the adaptive 'dopri5'.
         n_steps: of a solver of fixed steps.
@@ -63,6 +64,7 @@ class FFJORD(ContinuousFlow):
         conditioning: str = "concat",
         n_frequencies: int = 0,
         residual: bool = False,
+        frequency: float = 1.0,
         n_blocks: int = 1,
         solver: str = "rk4",
         n_steps: int = 16,
@@ -91,7 +93,7 @@ class FFJORD(ContinuousFlow):
 
         def block() -> ContinuousTransform:
             field = PerceptronField(
-                size, hidden_features, context_dim, activation, time, conditioning, n_frequencies, residual
+                size, hidden_features, context_dim, activation, time, conditioning, n_frequencies, residual, frequency
             )
             return ContinuousTransform(field, chosen, exact_up_to, n_probes, noise)
 

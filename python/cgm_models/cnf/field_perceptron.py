@@ -15,7 +15,7 @@ from cgm_kernels import mlp_divergence, mlp_flow
 from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
-from ..flows.options import check_choice, check_whole
+from ..flows.options import check_choice, check_positive, check_whole
 from ..nets.mlp import check_features, zero_
 from .field import Time, VectorField
 from .solver import Solution, Solver
@@ -53,6 +53,8 @@ class PerceptronField(VectorField):
         conditioning: how the context enters, 'concat' or 'film'.
         n_frequencies: sin(2πjt) and cos(2πjt) for j up to this number enter beside t.
         residual: add each hidden layer's input to its output where their widths agree.
+        frequency: the weights of x and the biases of the first layer begin so many times as large as ``nn.Linear``
+            makes them. Data that are fine beside their distance from the origin are learned sooner with 8 to 16.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class PerceptronField(VectorField):
         conditioning: str = "concat",
         n_frequencies: int = 0,
         residual: bool = False,
+        frequency: float = 1.0,
     ) -> None:
         super().__init__()
         check_choice("activation", activation, tuple(ACTIVATIONS))
         check_choice("time", time, TIMES)
         check_choice("conditioning", conditioning, CONDITIONINGS)
         check_whole("n_frequencies", n_frequencies, 0)
+        check_positive("frequency", frequency)
         self.dim, self.context_dim, self.activation = dim, context_dim, activation
         self.time, self.conditioning, self.residual = time, conditioning, residual
         n_time = 0 if time == "none" else 1 + 2 * n_frequencies
@@ -81,6 +85,9 @@ class PerceptronField(VectorField):
         self.layers = nn.ModuleList(  # type: ignore[assignment]
             nn.Linear(n, m) for n, m in itertools.pairwise((dim + n_joined, *widths))
         )
+        with torch.no_grad():
+            self.layers[0].weight[:, :dim].mul_(frequency)
+            self.layers[0].bias.mul_(frequency)
         zero_(self.layers[-1])
         self.gates: Sequence[Gate] | None = None
         if any(gated.values()):

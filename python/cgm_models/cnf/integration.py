@@ -66,23 +66,32 @@ def _updated(y: Tensor, slopes: Sequence[Tensor], coefficients: Sequence[float],
 def _adaptive(
     rates: Rates, coupled: Sequence[Tensor], beside: Sequence[Tensor], solver: Solver, start: float, end: float
 ) -> tuple[list[Tensor], int]:
-    odeint = _torchdiffeq()
-    n_evaluations = 0
+    odeint, first = _torchdiffeq(), coupled[0]
+    state, n_evaluations = (*coupled, *beside), 0
+    if not first.numel():
+        return list(state), 0
+    if lost := int((~first.isfinite()).flatten(1).any(1).sum()):
+        raise ValueError(f"{solver.method} needs finite points: {lost} of {len(first)} rows are not")
+    wide = torch.float32 if first.dtype.itemsize < 4 else first.dtype  # an error of half precision is above any rtol
 
-    def counted(t: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def counted(t: Tensor, at: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         nonlocal n_evaluations
         n_evaluations += 1
-        return tuple(rates(t, *state[: len(coupled)]))
+        narrow = [values.to(own.dtype) for values, own in zip(at, coupled, strict=False)]
+        return tuple(rate.to(wide) for rate in rates(t, *narrow))
 
-    first = coupled[0]
-    if not first.numel():
-        return [*coupled, *beside], 0
-    time = torch.tensor([start, end], dtype=first.dtype, device=first.device)
-    state = odeint(
-        counted, (*coupled, *beside), time, rtol=solver.rtol, atol=solver.atol, method=solver.method,
-        options={"norm": lambda state: hardest_row(state, len(first))},
-    )  # fmt: skip
-    return [values[-1] for values in state], n_evaluations
+    try:
+        path = odeint(
+            counted, tuple(part.to(wide) for part in state),
+            torch.tensor([start, end], dtype=wide, device=first.device), rtol=solver.rtol, atol=solver.atol,
+            method=solver.method, options={"norm": lambda state: hardest_row(state, len(first))},
+        )  # fmt: skip
+    except AssertionError as error:
+        raise FloatingPointError(
+            f"{solver.method} found no step small enough for rtol={solver.rtol:g}, atol={solver.atol:g} ({error}): the "
+            "field is too steep for them, or not finite"
+        ) from error
+    return [values[-1].to(own.dtype) for values, own in zip(path, state, strict=True)], n_evaluations
 
 
 def hardest_row(state: Sequence[Tensor], n_rows: int) -> Tensor:

@@ -51,17 +51,25 @@ def converge(
 ) -> Converged:
     """``evaluate()`` with the steps of ``model`` halved until its mean moves by less than ``tolerance``.
 
-    Every evaluation begins with the same state of torch's generators, so that noise does not move the mean.
+    Every evaluation begins with the same state of torch's generators, so that noise does not move the mean. Steps so
+    long that the flow leaves the range of numbers are halved, too.
 
     Raises:
         NotConvergedError: if it still moves after ``most_halvings``, with the means.
+        FloatingPointError: if even the shortest steps leave the range of numbers.
     """
     check_positive("tolerance", tolerance)
     check_whole("most_halvings", most_halvings, 1)
     means: list[float] = []
     for halvings in range(most_halvings + 1):
-        with model.refined(halvings), torch.random.fork_rng(devices=_devices(model)):
-            values = evaluate()
+        try:
+            with model.refined(halvings), torch.random.fork_rng(devices=_devices(model)):
+                values = evaluate()
+        except FloatingPointError:
+            if halvings == most_halvings:
+                raise
+            means.append(math.nan)
+            continue
         means.append(float(values.double().mean()))
         change = abs(means[-1] - means[-2]) if halvings else math.inf
         if change < tolerance or not len(values):
