@@ -16,7 +16,8 @@ namespace {
 
 // Reasoned, and not yet measured on a GPU:
 constexpr int64_t kFullGrid = 512;  // blocks of a backward that keep a GPU busy
-constexpr int64_t kThreadRows = 4;  // over which a thread sums before its block does
+constexpr int64_t kThreadRows =
+    2;  // over which a thread sums before its block does; more leave small batches few blocks
 constexpr int kMostColumnLanes = 256;
 
 int lanes_of(int64_t packets, int most) {

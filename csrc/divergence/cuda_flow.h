@@ -1,5 +1,11 @@
 // Explicit Runge–Kutta steps of a perceptron's flow on the device: evaluations of cuda_network.h, and combinations of
 // their values. The host runs ahead of the device; sizes and step sizes alone decide what is launched.
+//
+// With probes and without FiLM, context or regularisers a step of S stages of K layers launches 2 S K kernels forward
+// and S (5 K + 2) back, about half of them products. Of small batches the launches are the time: torch.cuda.CUDAGraph
+// holds a whole solve with its gradient, or the Triton kernels, whose programs take their rows through all steps, are
+// asked for by name. From which batch and width each of the three is the fastest is not yet measured on a GPU, and
+// "auto" takes these kernels for all.
 #pragma once
 
 #include <memory>

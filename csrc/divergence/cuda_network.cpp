@@ -1,6 +1,7 @@
 #ifdef CGM_WITH_CUDA
 #include "divergence/cuda_network.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
@@ -40,6 +41,7 @@ class Forward {
     const int64_t last = network_.last();
     const bool sums = trace_.direct || point_.film.defined();
     if (!sums && !outputs_.value.defined()) return;
+    if (!sums && !outputs_.kinetic.defined() && last > 0) return add_bias();
     multiply(last);
     LayerForward problem;
     problem.in = layer_input(network_, point_, trace_, stacks_, last, outputs_.weight);
@@ -62,6 +64,14 @@ class Forward {
     const auto input = layer == 0 ? point_.x : rows_of(stacks_.hidden[layer - 1].narrow(0, 0, count));
     auto out = rows_of(sums);
     at::mm_out(out, input, network_.weights[layer].t());
+  }
+
+  // The value alone, without an epilogue.
+  void add_bias() {
+    const int64_t last = network_.last();
+    auto value = outputs_.value;
+    at::addmm_out(value, network_.biases[last], stacks_.hidden[last - 1][0], network_.weights[last].t());
+    stacks_.value = value;
   }
 
   const Network& network_;
