@@ -26,7 +26,6 @@ from tests.support.tolerances import assert_as_accurate
 
 PARTS = {"": divergence, "potential": divergence_potential, "runge_kutta": divergence_runge_kutta}
 KERNELS = [(part, *run_and_case) for part, module in PARTS.items() for run_and_case in module.everything()]
-UNITS = ("cuda.cu", "potential_cuda.cu", "runge_kutta_cuda.cu")
 CALLS = [*divergence_calls(), *flow_calls()]
 
 
@@ -42,7 +41,7 @@ def machines():
 def operators():
     if cuda_emulation.compiler() is None:
         pytest.skip("no C++ compiler: neither $CXX nor c++ is there")
-    torch.ops.load_library(cuda_emulation.build_with_torch("divergence", UNITS))
+    torch.ops.load_library(cuda_emulation.build_with_torch("divergence", tuple(PARTS)))
     return torch.ops.cgm_emulated_divergence
 
 

@@ -96,35 +96,32 @@ def build(op: str, *, part: str = "", sanitize: bool = False, csrc: Path = ROOT 
     return compile_units([*command, "-shared", *map(str, objects), "-x", "c++"], units, library)
 
 
-def build_with_torch(op: str, units: tuple[str, ...] = ("cuda.cu",)) -> Path:
-    """The library of <op>_torch.cpp, which registers the CUDA operators of csrc/<op> for CPU tensors, and of .cu files.
+def build_with_torch(op: str, parts: tuple[str, ...] = ("",)) -> Path:
+    """The library of <op>_torch.cpp, which registers the CUDA operators of csrc/<op> for CPU tensors.
 
-    The tensor side, which composes the kernels with torch's products, so runs without a GPU too.
+    The tensor side, which composes the kernels of the parts with torch's products, so runs without a GPU too.
     """
     import torch
     from torch.utils import cpp_extension
 
-    command = compiler()
-    if command is None:
+    compile_ = compiler()
+    if compile_ is None:
         raise RuntimeError("no C++ compiler: neither $CXX nor c++ is there")
-    folders = [ROOT / "csrc" / op, ROOT / "csrc" / "common"]
-    relevant = [path for folder in folders for path in device_sources(folder)] + sources(FOLDER)
-    csrc = ["-I", str(ROOT / "csrc")]
-    emulated = [*command, *FLAGS, "-I", str(FOLDER / "include"), *csrc, "-c"]
-    headers = [option for folder in cpp_extension.include_paths() for option in ("-isystem", folder)]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    tensors = [*command, "-std=c++20", "-O0", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", abi]
-    name = digest((emulated, tensors, torch.__version__, op), relevant)
-    jobs = [([*tensors, *csrc, *headers, "-c"], FOLDER / f"{op}_torch.cpp")]
-    jobs += [([*emulated, "-x", "c++"], ROOT / "csrc" / op / unit) for unit in units]
-    outputs = [cache_folder() / f"{source.stem}_torch_{name}.o" for _, source in jobs]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(lambda job, to: compile_units(job[0], [job[1]], to), jobs, outputs))
-    objects += machine_objects([*command, *FLAGS])
+        kernels = pool.map(lambda part: build(op, part=part), parts)
+        headers = [option for folder in cpp_extension.include_paths() for option in ("-isystem", folder)]
+        abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+        command = [*compile_, "-std=c++20", "-O0", "-fPIC", "-Wall", "-Wextra", "-Wno-unused-parameter", abi]
+        command += ["-I", str(ROOT / "csrc"), *headers, "-c"]
+        unit = FOLDER / f"{op}_torch.cpp"
+        relevant = [path for folder in (op, "common") for path in device_sources(ROOT / "csrc" / folder)]
+        name = f"{op}_torch_{digest((command, torch.__version__), [*relevant, unit])}"
+        tensors = compile_units(command, [unit], cache_folder() / f"{name}.o")
+        libraries = list(kernels)
     folder = Path(torch.__file__).parent / "lib"
-    libraries = [f"-L{folder}", f"-Wl,-rpath,{folder}", "-ltorch_cpu", "-lc10"]
-    linked = [*command, "-shared", *map(str, objects), *libraries]
-    return compile_units(linked, [], cache_folder() / f"{op}_torch_{name}.so")
+    linked = [*compile_, "-shared", str(tensors), *map(str, libraries)]
+    linked += [f"-L{folder}", f"-Wl,-rpath,{folder}", "-ltorch_cpu", "-lc10"]
+    return compile_units(linked, [], cache_folder() / f"{name}_{digest(linked, [])}.so")
 
 
 def sanitizer_environment() -> dict[str, str] | None:

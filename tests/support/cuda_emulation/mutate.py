@@ -24,7 +24,7 @@ from . import FOLDER, ROOT, build, sanitizer_environment
 
 COMPARISON = re.compile(r" (<=|>=|<|>) ")
 STOPS = ("&&", "||", "? ", " : ", "; ", " = ", "return ", ", ", "{")
-TIMEOUT = 120
+TIMEOUT = 300
 
 
 @dataclass(frozen=True)
