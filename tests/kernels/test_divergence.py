@@ -117,10 +117,15 @@ def test_gradcheck(case, pair):
     backend, device = pair
     leaves = {name: leaf.requires_grad_() for name, leaf in case.draw(device=device).items()}
     probes = case.draw_probes(device=device)
+    slow = backend == "triton" and device == "cpu"  # its interpreter takes its time
+    if slow and case.probes == 0:
+        pytest.skip("the other tests compare its gradients")
+
+    def call(*values):
+        return case.call(dict(zip(leaves, values, strict=True)), probes)
+
     with cgm_kernels.use_backend(backend):
-        assert torch.autograd.gradcheck(
-            lambda *values: case.call(dict(zip(leaves, values, strict=True)), probes), tuple(leaves.values())
-        )
+        assert torch.autograd.gradcheck(call, tuple(leaves.values()), fast_mode=slow)
 
 
 @pytest.mark.parametrize("probes", [0, 1])

@@ -13,6 +13,11 @@ TIMES = [0.1, 0.3, 0.7, 0.8]
 CASE = Case(3, (6, 5), 4, probes=2)
 
 
+def interpreted(pair):
+    """Whether Triton's interpreter runs it, which takes its time."""
+    return pair == ("triton", "cpu")
+
+
 def wide(leaves, extra):
     """The leaves with a first weight of so many more columns."""
     generator = torch.Generator().manual_seed(5)
@@ -99,7 +104,11 @@ def test_options(name, pair):
     leaves = {key: leaf.requires_grad_() for key, leaf in CASE.draw(device=device).items()}
     leaves = wide(leaves, extra)
     options, drawn = make(leaves), CASE.draw_probes(device=device)
-    for method, times, exact in (("rk4_38", TIMES, False), ("midpoint", TIMES[::-1], True), ("euler", TIMES, True)):
+    solves = [("rk4_38", TIMES, False), ("midpoint", TIMES[::-1], True), ("euler", TIMES, True)]
+    if interpreted(pair):
+        method, times, exact = solves[list(OPTIONS).index(name) % 3]
+        solves = [(method, times[:3], exact)]
+    for method, times, exact in solves:
         probes = None if exact else drawn
         with cgm_kernels.use_backend(backend):
             found = cgm_kernels.mlp_flow(
@@ -117,11 +126,11 @@ def test_options(name, pair):
 def test_what_is_not_asked_for_is_none(pair):
     backend, device = pair
     leaves = {key: leaf.requires_grad_() for key, leaf in CASE.draw(device=device).items()}
-    probes = CASE.draw_probes(device=device)
+    probes, times = CASE.draw_probes(device=device), TIMES[:2] if interpreted(pair) else TIMES
     with cgm_kernels.use_backend(backend):
-        whole = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=TIMES, probes=probes, regularizers=True)
-        plain = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=TIMES)
-        kinetic = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=TIMES, regularizers=True)
+        whole = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times, probes=probes, regularizers=True)
+        plain = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times)
+        kinetic = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times, regularizers=True)
         nothing = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=TIMES[:1], probes=probes)
     assert all(one is not None for one in whole)
     assert plain[1:] == (None, None, None) and kinetic.divergence is kinetic.frobenius is None
@@ -134,7 +143,7 @@ def test_what_is_not_asked_for_is_none(pair):
     torch.testing.assert_close(grads[2], grads[0])
 
 
-@pytest.mark.parametrize("pair", RUNNING)
+@pytest.mark.parametrize("pair", [pair for pair in RUNNING if not interpreted(pair.values[0])])
 def test_times_may_be_a_tensor_and_steps_converge(pair):
     """A tensor of times is the list of them; halving the step divides the error by 2 to the order."""
     backend, device = pair
@@ -146,10 +155,11 @@ def test_times_may_be_a_tensor_and_steps_converge(pair):
             times = torch.linspace(0, 1, n + 1, dtype=torch.float64, device=device)
             return cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times, method=method, probes=probes)
 
-        exact = run("rk4", 200)
+        exact = run("rk4", 32)
         for method, order in (("euler", 1), ("midpoint", 2), ("rk4", 4), ("rk4_38", 4)):
+            ends = [run(method, n) for n in (4, 8)]
             for index in (0, 1):
-                errors = [(run(method, n)[index] - exact[index]).abs().max().item() for n in (8, 16)]
+                errors = [(end[index] - exact[index]).abs().max().item() for end in ends]
                 assert 0.75 * 2**order < errors[0] / errors[1] < 1.5 * 2**order
         listed = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=[0.0, 0.5, 1.0], probes=probes)
     torch.testing.assert_close(listed[:2], run("rk4", 2)[:2])
