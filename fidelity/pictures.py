@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
 from cgm_models import data, plots
+from cgm_models.cnf import ContinuousFlow, converged_log_prob
 from cgm_models.flows.flow import Flow
 from cgm_models.model import GenerativeModel
 
@@ -17,6 +19,7 @@ from .problems import Problem
 
 PICTURES = FOLDER / "pictures"
 _COLUMNS, _IMAGES = 3, 12
+_FEW = 1000  # points that choose the steps of a continuous flow
 
 
 def has_picture(name: str) -> bool:
@@ -32,18 +35,29 @@ def draw(problem: Problem, models: dict[str, GenerativeModel]) -> None:
         plots.sample_grid(torch.cat(rows), path, columns=_IMAGES, row_labels=["held out", *models])
     else:
         law = data.density(problem.name)
-        densities = {"truth": law.log_prob, **{name: _density(model) for name, model in models.items()}}
-        plots.density_panels(densities, _square(law.extent), path, columns=_COLUMNS)
+        densities = {"truth": law.log_prob, **{name: _density(model, problem) for name, model in models.items()}}
+        plots.density_panels(densities, _square(law.extent), path, columns=min(_COLUMNS, len(densities)))
 
 
-def _density(model: GenerativeModel) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Nothing where the inverse of a flow leaves the range of numbers, as it may far from the data."""
+def _density(model: GenerativeModel, problem: Problem) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Nothing where the inverse of a flow leaves the range of numbers, as it may far from the data.
+
+    A continuous flow takes the steps that its likelihood needs.
+    """
     if annealed.is_annealed(type(model)):
         return annealed.density(model)
     model = copy.deepcopy(model).double()
     if isinstance(model, Flow):
         model.check_finite = False
-    return lambda x: model.log_prob(x.double()).nan_to_num(nan=-torch.inf)
+    halvings = 0
+    if isinstance(model, ContinuousFlow):
+        halvings = converged_log_prob(model, problem.test.x[:_FEW].double()).halvings
+
+    def log_prob(x: torch.Tensor) -> torch.Tensor:
+        with model.refined(halvings) if isinstance(model, ContinuousFlow) else nullcontext():
+            return model.log_prob(x.double()).nan_to_num(nan=-torch.inf)
+
+    return log_prob
 
 
 def _samples(model: GenerativeModel, problem: Problem) -> torch.Tensor:
