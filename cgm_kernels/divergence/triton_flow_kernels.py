@@ -164,8 +164,9 @@ def _stage_gradient(x_bar, y_bar, k, s, h, weight, by_kinetic, grad, d, method, 
         total = _combined(
             x_bar, weight, y_bar, method.tableau + s, method.stages, s + 1, method.stages, h, d, column, F
         )  # fmt: skip
-        at, known = tile_of(k + s * F.BLOCK * d, r, r >= 0, d, column)
-        total += (2.0 * weight * by_kinetic)[:, None] * tl.load(at, mask=known, other=0.0)
+        if F.FROBENIUS:
+            at, known = tile_of(k + s * F.BLOCK * d, r, r >= 0, d, column)
+            total += (2.0 * weight * by_kinetic)[:, None] * tl.load(at, mask=known, other=0.0)
         at, known = tile_of(grad, r, r >= 0, d, column)
         tl.store(at, total, mask=known)
     tl.debug_barrier()
