@@ -36,6 +36,8 @@ def test_reference_is_the_definition(case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_values_and_gradients(case, pair, dtype):
     backend, device = pair
+    if pair == ("triton", "cpu") and dtype is torch.float64 and CASES.index(case) % 4:
+        pytest.skip("its interpreter takes its time")
     exact = with_gradients(case, case.by_definition)
     with cgm_kernels.use_backend("reference"):
         eager = with_gradients(case, case.call, dtype, device)
@@ -117,15 +119,14 @@ def test_gradcheck(case, pair):
     backend, device = pair
     leaves = {name: leaf.requires_grad_() for name, leaf in case.draw(device=device).items()}
     probes = case.draw_probes(device=device)
-    slow = backend == "triton" and device == "cpu"  # its interpreter takes its time
-    if slow and case.probes == 0:
-        pytest.skip("the other tests compare its gradients")
+    if pair == ("triton", "cpu"):
+        pytest.skip("its interpreter takes its time, and the other tests compare its gradients")
 
     def call(*values):
         return case.call(dict(zip(leaves, values, strict=True)), probes)
 
     with cgm_kernels.use_backend(backend):
-        assert torch.autograd.gradcheck(call, tuple(leaves.values()), fast_mode=slow)
+        assert torch.autograd.gradcheck(call, tuple(leaves.values()))
 
 
 @pytest.mark.parametrize("probes", [0, 1])

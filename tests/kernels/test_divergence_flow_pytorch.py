@@ -56,12 +56,14 @@ def test_opcheck(filmed, pair):
     tensors += [added, film]
     settings = ([0.3, 0.2], METHODS.index("midpoint"), widths, 0, False, True)
     leafy = [one if one is None or one is probes else one.clone().requires_grad_() for one in tensors]
-    chosen = {"test_utils": ("test_schema", "test_faketensor")} if filmed else {}
+    quick = {"test_utils": ("test_schema", "test_faketensor")}
+    chosen = quick if filmed else {}
     opcheck(operators.mlp_flow, (*leafy, *settings, True), **chosen)
     x1, integrals, states = operators.mlp_flow(*tensors, *settings, True)
     assert states.shape == (2, 4, 3)
-    for grads in ((x1, integrals), (None, integrals), (x1, None)):
-        opcheck(operators.mlp_flow_backward, (*grads, *tensors, states, *settings), **chosen)
+    opcheck(operators.mlp_flow_backward, (x1, integrals, *tensors, states, *settings), **chosen)
+    for grads in ((None, integrals), (x1, None)):
+        opcheck(operators.mlp_flow_backward, (*grads, *tensors, states, *settings), **quick)
 
 
 @pytest.mark.parametrize("pair", NATIVE)
