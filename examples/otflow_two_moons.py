@@ -152,7 +152,7 @@ plots.trajectory_strip(inverse, options.out / "inverse.png", times=times[::-1], 
 plots.scatter_2d(
     forward[-1], options.out / "trajectories.png", trajectories=forward[:, :80], title="from the latent to the moons"
 )
-shown = slice(min(50, n_steps // 4), None)
+shown = slice(n_steps // 10, None)
 plots.loss_curve(
     torch.stack(losses)[shown],
     options.out / "loss.png",

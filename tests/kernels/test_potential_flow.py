@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torchdiffeq import odeint
 
 import cgm_kernels
@@ -116,6 +118,23 @@ def test_potential_flow_accuracy(case):
             results.append([*found, *gradients(found[:-1], given)])
         for ours, exact, eager in zip(*results, strict=True):
             assert_as_accurate(ours, exact, eager)
+
+
+@NATIVE
+@settings(max_examples=30, deadline=None, derandomize=True, database=None)
+@given(data=st.data())
+def test_potential_flow_of_any_shape(data):
+    sizes = {"dim": (1, 20), "width": (1, 40), "layers": (1, 4), "rows": (0, 50), "rank": (0, 4), "context": (0, 3)}
+    drawn_sizes = {name: data.draw(st.integers(*ends), name) for name, ends in sizes.items()}
+    arguments = drawn(Case(**drawn_sizes, linear=data.draw(st.booleans(), "linear")))
+    options = {"divergence": data.draw(st.booleans(), "divergence"), "mass": data.draw(st.floats(0.5, 2.0), "mass")}
+    times = data.draw(st.sampled_from([[0.0, 0.5], [0.7, 0.4, 0.3]]), "times")
+    leaves(arguments)
+    found, exact = (flow(backend, arguments, times, **options) for backend in ("native", "reference"))
+    for ours, other in zip((*found, *gradients(found, arguments)), (*exact, *gradients(exact, arguments)), strict=True):
+        if other is not None:
+            scale = max(float(other.detach().abs().max()), 1.0) if other.numel() else 1.0
+            torch.testing.assert_close(ours, other, rtol=1e-8, atol=1e-10 * scale)
 
 
 @NATIVE
