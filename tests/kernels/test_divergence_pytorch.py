@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgm_kernels
 from cgm_kernels.divergence import packing
@@ -255,7 +256,18 @@ def test_eager_calls_take_the_direct_path(probes, pair):
     case = Case(3, (6, 5), 4, probes=probes, t="rows", context="rows", biases=False)
     names, leaves, drawn_probes = drawn(case, "cpu")
     leaves = dict(zip(names, leaves, strict=True))
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+            seen.append(str(function))
+            return function(*arguments, **(keywords or {}))
+
     with cgm_kernels.use_backend("native"):
-        assert "MlpDivergence" in case.call(leaves, drawn_probes)[1].grad_fn.name()
-        with torch.utils._python_dispatch.TorchDispatchMode():
-            assert "MlpDivergence" not in case.call(leaves, drawn_probes)[1].grad_fn.name()
+        direct = case.call(leaves, drawn_probes)
+        assert "MlpDivergence" in direct[1].grad_fn.name()
+        with Watch():
+            watched = case.call(leaves, drawn_probes)
+    assert "cgm_native.mlp_divergence.default" in seen
+    for one, other in zip(direct, watched, strict=True):
+        assert one.equal(other)
