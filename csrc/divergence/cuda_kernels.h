@@ -77,13 +77,15 @@ void layer_backward_cuda(const LayerBackward& problem, void* stream);
 int64_t column_splits(Storage storage, int64_t rows, int64_t cols);
 void join_columns_cuda(const ColumnSums& problem, void* stream);
 
-// step · Σ_i coefficients[i] terms[i]; all tensors contiguous.
+// step · Σ_i coefficients[i] terms[i]. The elements of a term lie strides[i] apart, those of other tensors side by
+// side.
 struct CudaCombination {
   static constexpr int most = 16;
   Storage storage = Storage::float32;
   int64_t elements = 0;
   int count = 0;
   const void* terms[most];
+  int64_t strides[most];
   double coefficients[most];
   double step = 1;
   const double* device_step = nullptr;  // in the place of `step`, or null

@@ -1,4 +1,5 @@
-// The tensor side of the combinations of a Runge–Kutta step on CUDA. A step size on the device stays there.
+// The tensor side of the combinations of a Runge–Kutta step on CUDA. A step size on the device stays there, and stages
+// that are columns of a stacked tensor are read where they lie.
 #ifdef CGM_WITH_CUDA
 #include <ATen/ops/empty.h>
 
@@ -18,7 +19,9 @@ struct Combined {
     TORCH_CHECK_VALUE(!stages.empty() && stages.size() <= CudaCombination::most, "stages must be 1 to ",
                       CudaCombination::most, ": got ", stages.size());
     for (size_t s = 0; s < stages.size(); ++s) {
-      terms.tensors.push_back(stages[s].contiguous()), terms.coefficients.push_back(coefficients[s]);
+      const bool readable = element_stride(stages[s]).has_value();
+      terms.tensors.push_back(readable ? stages[s] : stages[s].contiguous());
+      terms.coefficients.push_back(coefficients[s]);
     }
     problem = terms.problem(step);
     if (!steps.has_value()) return;

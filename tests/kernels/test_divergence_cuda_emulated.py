@@ -130,12 +130,15 @@ def test_gradients_that_did_not_come_are_zero(operators):
 
 
 def test_step_size_on_the_device_is_that_on_the_host(operators):
-    y, *stages = torch.randn(4, 3, 5, dtype=torch.float64).unbind()
+    y, *stages = torch.randn(3, 5, 4, dtype=torch.float64).unbind(-1)
     coefficients, step = [0.2, 0.5, 0.3], torch.tensor(0.1, dtype=torch.float64)
     exact = y + 0.1 * sum(c * k for c, k in zip(coefficients, stages, strict=True))
     for own, number in ((step, 0.0), (None, 0.1)):
-        update = operators.runge_kutta_update(y.T, [k.T for k in stages], coefficients, own, number)
-        torch.testing.assert_close(update, exact.T)
+        turned = operators.runge_kutta_update(y.T, [k.T for k in stages], coefficients, own, number)
+        torch.testing.assert_close(turned, exact.T)
+        for columns in (stages, [stages[0].contiguous(), *stages[1:]]):
+            update = operators.runge_kutta_update(y, columns, coefficients, own, number)
+            torch.testing.assert_close(update, exact)
         error = operators.runge_kutta_error(y, exact, stages, coefficients, own, number, 1e-2, 1e-3)
         ratio = (exact - y) / (1e-3 + 1e-2 * torch.maximum(y.abs(), exact.abs()))
         torch.testing.assert_close(error, ratio.square().mean().sqrt())

@@ -28,6 +28,7 @@ class Case:
     norm: bool = False
     offset: int = 0  # elements by which every buffer misses an address of 16 bytes
     nan: str = ""  # y0 or y1, where NaN stands
+    stacked: bool = False  # the terms but the last are columns of one matrix
 
     def __str__(self) -> str:
         return "-".join(str(value) for value in vars(self).values() if value != "")
@@ -43,8 +44,14 @@ def run(machine: Machine, case: Case, seed: int) -> list[np.ndarray]:
     y0, y1, *terms = (widen(buffer.inside, case.dtype) for buffer in buffers)
     coefficients = generator.normal(size=case.count)
     problem = Combination(STORAGE.index(case.dtype), case.elements, case.count)
+    columns = case.count - 1 if case.stacked else 0
+    matrix = Buffer(case.elements * columns, case.dtype, case.offset)
     for place, buffer in enumerate(buffers[2:]):
-        problem.terms[place], problem.coefficients[place] = buffer.address(), coefficients[place]
+        stacked = place < columns
+        if stacked:
+            matrix.inside[place::columns] = buffer.inside
+        problem.terms[place] = matrix.address(place) if stacked else buffer.address()
+        problem.strides[place], problem.coefficients[place] = columns if stacked else 1, coefficients[place]
     step = np.full(1, STEP)
     problem.step = np.nan if case.on_device else STEP
     problem.device_step = step.ctypes.data if case.on_device else None
@@ -78,7 +85,8 @@ def cases() -> list[Case]:
     """Packets and tails, one block and many, one stage and all sixteen."""
     found = [Case(n, 1 + n % 4, dtype, n % 2 == 1) for n in (1, 2, 5, 64, 1023, 1024, 3001) for dtype in EPSILON]
     found += [Case(n, 3, dtype, offset=1, base=False) for n in (9, 1030) for dtype in EPSILON]
-    found += [Case(700, 16), Case(0)]
+    found += [Case(700, 16), Case(0), *(Case(1030, 4, dtype, stacked=True) for dtype in EPSILON)]
+    found += [Case(1030, 8, norm=True, stacked=True), Case(9, 3, norm=True, stacked=True, offset=1)]
     for n, dtype in itertools.product((1, 3, 70, 1025, 5000), EPSILON):
         found.append(Case(n, 2 + n % 3, dtype, n % 2 == 0, norm=True, offset=n % 3 % 2))
     found += [Case(262_145, 1, norm=True), Case(0, norm=True)]

@@ -36,5 +36,5 @@ class ColumnSums(ctypes.Structure):
 
 class Combination(ctypes.Structure):
     _fields_ = [("storage", INT), ("elements", I64), ("count", INT)]
-    _fields_ += [("terms", POINTER * MOST_TERMS), ("coefficients", DOUBLE * MOST_TERMS)]
+    _fields_ += [("terms", POINTER * MOST_TERMS), ("strides", I64 * MOST_TERMS), ("coefficients", DOUBLE * MOST_TERMS)]
     _fields_ += [("step", DOUBLE), ("device_step", POINTER)]
