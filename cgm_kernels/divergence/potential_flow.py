@@ -82,8 +82,9 @@ def potential_flow(
     found = _fused(x, ends, mass, weights, biases, output, quadratic, linear, context, divergence)
     if found is None:
         found = _composed(x, ends, mass, weights, biases, output, quadratic, linear, context, divergence)
-    measured, transport, penalty = found[1].unbind()
-    return PotentialFlow(found[0], measured if divergence else None, transport, penalty)
+    x, integrals = found
+    # Not unbind(), whose results autograd does not let be overwritten.
+    return PotentialFlow(x, integrals[0] if divergence else None, integrals[1], integrals[2])
 
 
 @outside_autocast
