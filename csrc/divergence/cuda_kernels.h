@@ -88,7 +88,7 @@ struct CudaCombination {
   int64_t strides[most];
   double coefficients[most];
   double step = 1;
-  const double* device_step = nullptr;  // in the place of `step`, or null
+  const void* device_step = nullptr;  // in the place of `step`, of the accumulator's type, or null
 };
 
 // out = base + combination; base may be null, and out one of the inputs.

@@ -25,8 +25,8 @@ struct Combined {
     }
     problem = terms.problem(step);
     if (!steps.has_value()) return;
-    device_step = steps->to(at::kDouble);
-    problem.device_step = device_step.const_data_ptr<double>();
+    device_step = steps->to(total_type(stages[0]));
+    problem.device_step = device_step.const_data_ptr();
   }
 };
 

@@ -46,7 +46,8 @@ __device__ __forceinline__ void combined(const CudaCombination& problem, const S
 #pragma unroll
     for (int item = 0; item < items; ++item) total[item] += coefficient * values[item];
   }
-  const auto step = static_cast<acc_t>(problem.device_step == nullptr ? problem.step : *problem.device_step);
+  const auto* device_step = static_cast<const acc_t*>(problem.device_step);
+  const acc_t step = device_step == nullptr ? static_cast<acc_t>(problem.step) : *device_step;
 #pragma unroll
   for (int item = 0; item < items; ++item) total[item] *= step;
 }

@@ -52,7 +52,7 @@ def run(machine: Machine, case: Case, seed: int) -> list[np.ndarray]:
             matrix.inside[place::columns] = buffer.inside
         problem.terms[place] = matrix.address(place) if stacked else buffer.address()
         problem.strides[place], problem.coefficients[place] = columns if stacked else 1, coefficients[place]
-    step = np.full(1, STEP)
+    step = np.full(1, STEP, WIDE[case.dtype])
     problem.step = np.nan if case.on_device else STEP
     problem.device_step = step.ctypes.data if case.on_device else None
     out = Buffer(1 if case.norm else case.elements, case.dtype, case.offset)
