@@ -74,6 +74,7 @@ static inline void product_columns(const Product<Real>& problem, int64_t column)
   int64_t row = 0;
   for (; row + product_rows <= problem.rows; row += product_rows)
     product_block<product_rows, Vectors>(problem, row, column);
+  if (row + 3 <= problem.rows) product_block<3, Vectors>(problem, row, column), row += 3;
   for (; row < problem.rows; ++row) product_block<1, Vectors>(problem, row, column);
 }
 
@@ -103,7 +104,8 @@ static inline void weight_columns(const WeightProduct<Real>& problem, int64_t co
   int64_t output = 0;
   for (; output + product_rows <= problem.outputs; output += product_rows)
     weight_block<product_rows, Vectors>(problem, output, column);
-  for (; output + 2 <= problem.outputs; output += 2) weight_block<2, Vectors>(problem, output, column);
+  if (output + 4 <= problem.outputs) weight_block<4, Vectors>(problem, output, column), output += 4;
+  if (output + 2 <= problem.outputs) weight_block<2, Vectors>(problem, output, column), output += 2;
   for (; output < problem.outputs; ++output) weight_block<1, Vectors>(problem, output, column);
 }
 
