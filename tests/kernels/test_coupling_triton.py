@@ -4,16 +4,13 @@ Without a GPU they run in Triton's interpreter. The cases that all backends shar
 """
 
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import cgm_kernels
 from cgm_kernels.coupling import layout, operators, reference, scales, triton, triton_rows
+from tests.support.gpu_compile import compiled_for_gpus
 from tests.support.tolerances import assert_as_accurate
 
 pytest.importorskip("triton")
@@ -21,7 +18,6 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if cgm_kernels.backends.absence("triton", DEVICE):
     pytest.skip(cgm_kernels.backends.absence("triton", DEVICE), allow_module_level=True)
 
-ROOT = Path(__file__).resolve().parents[2]
 OPERATORS = torch.ops.cgm_triton
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 SCALES = [scales.checked(kind, 1.7, 1.25, 0.0) for kind in scales.KINDS]
@@ -269,15 +265,7 @@ def test_coupling_has_an_implementation_for_each_operator():
 
 def test_kernels_compile_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not; contiguous rows move in the widest accesses that there are."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile_coupling.py", "80", "90"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
+    lines = compiled_for_gpus("triton_compile_coupling", tmp_path)
     assert len(lines) > 30
     forward = [line.split() for line in lines if " affine_rows_kernel fp32 " in line]
     # x, log_scale, shift and y, eight elements a lane: two accesses each.

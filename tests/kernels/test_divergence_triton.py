@@ -1,10 +1,5 @@
 """The divergence on Triton beyond one tile and one program, what it asks of the host, and its kernels on GPUs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,9 +9,9 @@ from tests.support.divergence_operators import Call, by_reference, differentiate
 
 pytest.importorskip("triton")
 from cgm_kernels.divergence import triton, triton_flow, triton_flow_kernels, triton_kernels, triton_plan
+from tests.support.gpu_compile import compiled_for_gpus
 from tests.support.triton_compile_divergence import launch
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
     cgm_kernels.backends.absence("triton", DEVICE) is not None, reason="Triton does not run here"
@@ -27,6 +22,7 @@ CALLS = [
     Call((19, 5, 19), batch=18, probes=1, film="rows", norms=True),
     Call((3, 17, 18, 3), batch=18, probes=None, film="shared", activation="silu"),
     Call((5, 18, 5), batch=18, probes=None, film="shared", by_row=True),
+    Call((5, 4, 5), batch=18, probes=None, film="rows", activation="sin"),
     Call((5, 17, 17, 5), batch=18, probes=None, film="rows", residual=True, norms=True, activation="softplus"),
     Call((2, 4, 4, 4, 4, 4, 2), batch=17, probes=5, residual=True),
     Call((3, 20, 3), batch=17, probes=2, method="midpoint", film="rows", norms=True, by_row=True, keep=False),
@@ -66,7 +62,7 @@ class Called(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("call", [CALLS[0], CALLS[2], CALLS[6]], ids=str)
+@pytest.mark.parametrize("call", [CALLS[0], CALLS[2], CALLS[7]], ids=str)
 def test_nothing_is_waited_for(call, monkeypatch):
     """After a first call no number comes from the device or goes there, so that a CUDA graph can capture it."""
     kernels = [triton_kernels.divergence_kernel, triton_kernels.divergence_backward_kernel]
@@ -102,14 +98,6 @@ def test_plans_keep_to_the_limits(dtype):
 
 def test_kernels_compile_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile_divergence.py", "80", "90"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
+    lines = compiled_for_gpus("triton_compile_divergence", tmp_path)
     assert len(lines) == 6
     assert all(int(line.split()[2]) <= 99 * 1024 for line in lines)  # the shared memory of the smallest GPUs

@@ -1,21 +1,16 @@
 """Langevin chains on Triton beyond one program and one tile of a product, and their kernels on GPUs."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 import cgm_kernels
 from cgm_kernels import langevin_chain
 from tests.support.chains import made, run, state_of
+from tests.support.gpu_compile import compiled_for_gpus
 
 pytest.importorskip("triton")
 from cgm_kernels.langevin import triton_chain
 
-ROOT = Path(__file__).resolve().parents[2]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
     cgm_kernels.backends.absence("triton", DEVICE) is not None, reason="Triton does not run here"
@@ -65,14 +60,6 @@ def test_chain_reads_strided_numbers():
 
 def test_chain_kernels_compile_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile_langevin_chain.py", "80", "90"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
+    lines = compiled_for_gpus("triton_compile_langevin_chain", tmp_path)
     assert len(lines) == 10
     assert all(int(line.split()[3]) <= 99 * 1024 for line in lines)  # the shared memory of the smallest GPUs

@@ -3,11 +3,6 @@
 Without a GPU they run in Triton's interpreter. The cases that all backends share are in test_langevin.py.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -17,6 +12,7 @@ from cgm_kernels import philox
 from cgm_kernels.langevin import operators
 from cgm_kernels.langevin import triton as langevin
 from tests.support.cuda_emulation.langevin import box_muller
+from tests.support.gpu_compile import compiled_for_gpus
 from tests.support.langevin import Case, state
 
 triton = pytest.importorskip("triton")
@@ -28,7 +24,6 @@ import triton.language as tl  # noqa: E402
 
 from cgm_kernels.langevin import triton_kernels, triton_noise  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 OPERATORS = torch.ops.cgm_triton
 assert operators is not None  # it registers them
@@ -147,15 +142,7 @@ def test_langevin_words_of_far_elements(element):
 
 def test_kernels_compile_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not; whole groups of contiguous elements move in the widest accesses."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile_langevin.py", "80", "90"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
+    lines = compiled_for_gpus("triton_compile_langevin", tmp_path)
     assert len(lines) >= 20
     wide = [line.split() for line in lines if " step_kernel fp32 " in line and "'VECTOR': 16" in line]
     # x, grad and out, eight elements a lane: two accesses each, and the normals stay in registers.

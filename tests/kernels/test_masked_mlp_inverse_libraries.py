@@ -1,15 +1,12 @@
 """The masked inverse against other libraries, inside torch.compile, on GPUs' compilers, and its errors."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from cgm_kernels import masked_mlp_inverse
+from tests.support.gpu_compile import compiled_for_gpus
 from tests.support.masked import Case
 
 
@@ -100,13 +97,4 @@ def test_masked_inverse_compiles_around():
 def test_masked_inverse_triton_compiles_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not."""
     pytest.importorskip("triton")
-    root = Path(__file__).resolve().parents[2]
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(root)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile_masked.py", "80", "90"]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert sum(line.startswith("sm_") for line in done.stdout.splitlines()) == 7
+    assert len(compiled_for_gpus("triton_compile_masked", tmp_path)) == 7

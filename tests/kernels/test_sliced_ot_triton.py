@@ -1,6 +1,5 @@
 """The Triton kernels of sliced_ot against the float64 reference and SciPy; without a GPU, in Triton's interpreter."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch.library import opcheck
 
 import cgm_kernels
 from cgm_kernels.sliced_ot import triton_rows
+from tests.support.gpu_compile import compiled_for_gpus
 
 pytest.importorskip("triton")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -312,15 +312,7 @@ def test_import_needs_no_triton():
 
 def test_kernels_compile_for_gpus(tmp_path):
     """To cubins for sm_80 and sm_90, GPU or not: the interpreter accepts much that the compiler refuses."""
-    environment = {**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
-    code = "from triton.backends.nvidia.compiler import get_ptxas; get_ptxas(90)"
-    probe = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"this triton has no ptxas: {probe.stderr.strip().splitlines()[-1]}")
-    command = [sys.executable, "tests/support/triton_compile.py", "80", "90"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4000:]
-    lines = [line for line in done.stdout.splitlines() if line.startswith("sm_")]
+    lines = compiled_for_gpus("triton_compile", tmp_path)
     assert len(lines) > 20
     shared = max(int(line.split()[3]) for line in lines)
     assert shared <= 48 * 1024  # what a block has on every GPU without asking for more
