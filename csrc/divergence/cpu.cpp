@@ -10,6 +10,7 @@ namespace {
 constexpr int64_t most_tile_rows = 48;  // values and tangents of a layer fit the first-level cache; a multiple of the
                                         // rows whose sums a product keeps in registers
 constexpr int64_t product_rows = 6;
+constexpr int64_t settled_tiles = 8;  // whose sums are recent ones
 
 // What is kept lies tile by tile: the cut does not depend on threads, which may be others in the backward.
 int64_t rows_of_tile(int64_t batch, int64_t probes) {
@@ -192,15 +193,21 @@ void mlp_divergence_backward_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>
   const int64_t share = (tiles + parts - 1) / parts;
   const int64_t film_numbers = network.film ? network.film_width() : 0;
   const int64_t numbers = (Sums<scalar_t>::numbers(network) + film_numbers + 63) / 64 * 64;
-  const auto memory = zeroed(static_cast<size_t>(parts * numbers) * sizeof(scalar_t));
+  const int64_t levels = share > settled_tiles ? 2 : 1;
+  const auto memory = zeroed(static_cast<size_t>(parts * levels * numbers) * sizeof(scalar_t));
   auto* all = static_cast<scalar_t*>(memory.get());
   if (batch.added_rows > 1) std::fill_n(gradient.added, batch.rows * mlp.widths[1], scalar_t(0));
   const auto run = [&](int64_t begin, int64_t end) {
     const Worker<scalar_t> worker(network, batch, kept_of_row(mlp, batch.probes), /*backward=*/true);
     for (int64_t part = begin; part < end; ++part) {
-      const Sums<scalar_t> sums(network, all + part * numbers + film_numbers);
-      for (int64_t tile = part * share; tile < std::min(tiles, (part + 1) * share); ++tile)
-        worker.backward(tile, gradient, sums, all + part * numbers);
+      scalar_t* own = all + part * levels * numbers;
+      const SumLevels<scalar_t> level{own, own + (levels - 1) * numbers, numbers};
+      const Sums<scalar_t> sums(network, level.recent + film_numbers);
+      const int64_t last = std::min(tiles, (part + 1) * share);
+      for (int64_t tile = part * share; tile < last; ++tile) {
+        worker.backward(tile, gradient, sums, level.recent);
+        if (tile % settled_tiles == 0 || tile + 1 == last) level.settle();
+      }
     }
   };
   if (parts == 1) {
@@ -208,7 +215,7 @@ void mlp_divergence_backward_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>
   } else {
     parallel(0, parts, 1, run);
   }
-  for (int64_t part = 1; part < parts; ++part) add_cpu(all + part * numbers, all, numbers);
+  for (int64_t part = 1; part < parts; ++part) add_cpu(all + part * levels * numbers, all, numbers);
   const Sums<scalar_t> sums(network, all + film_numbers);
   finish(network, sums, gradient.weights, gradient.biases);
   if (batch.added_rows == 1) std::copy_n(sums.biases[0], mlp.widths[1], gradient.added);

@@ -165,10 +165,16 @@ void add(const Real* from, Real* to, int64_t count) {
 
 template <typename Real>
 void column_sums(const Real* in, int64_t rows, int64_t in_row, int64_t width, Real* sums) {
-  for (int64_t row = 0; row < rows; ++row) {
-    const Real* from = in + row * in_row;
+  constexpr int64_t together = 16;
+  for (int64_t first = 0; first < width; first += together) {
+    const int64_t count = width - first < together ? width - first : together;
+    double total[together] = {};  // sums of gradients cancel
+    for (int64_t row = 0; row < rows; ++row) {
+      const Real* from = in + row * in_row + first;
 #pragma omp simd
-    for (int64_t i = 0; i < width; ++i) sums[i] += from[i];
+      for (int64_t i = 0; i < count; ++i) total[i] += from[i];
+    }
+    for (int64_t i = 0; i < count; ++i) sums[first + i] += static_cast<Real>(total[i]);
   }
 }
 

@@ -209,8 +209,10 @@ class Backward {
       pass.film_gradient = film_gradient_of(network_, tile_, gradient_, k);
       pass.sums = kept_.values[k], pass.slope = scratch_.slope[k], pass.curvature = scratch_.curvature[k];
       pass.bend = bends ? scratch_.bend[k] : nullptr, pass.grad = grad;
-      pass.bias = k == 0 && gradient_.bias != nullptr ? gradient_.bias : sums_.biases[k];
+      pass.bias = scratch_.bias;  // of this tile alone: its sum then has fewer roundings than a running one
+      std::fill_n(pass.bias, width, scalar_t(0));
       value_backward_cpu(pass);
+      add_cpu(pass.bias, k == 0 && gradient_.bias != nullptr ? gradient_.bias : sums_.biases[k], width);
       if (k == 0) break;
       add_product<scalar_t>(rows, {grad, width}, outputs, values_[k - 1], network_.padded[k], sums_.weights[k]);
       multiply<scalar_t>(rows, {grad, width}, outputs, network_.backward[k], network_.padded[k], other, nullptr,

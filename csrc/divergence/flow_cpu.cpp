@@ -33,7 +33,7 @@ std::unique_ptr<void, FreeAligned> padded_film(const Flow<scalar_t>& flow, const
   return memory;
 }
 
-// The numbers of a part's sums, in whole cache lines.
+// Where the sums of a part are, in whole cache lines: those of its network in two levels, see SumLevels.
 template <typename scalar_t>
 struct SumsPlace {
   int64_t network, bias, film, all;
@@ -42,10 +42,11 @@ struct SumsPlace {
       : network(Sums<scalar_t>::numbers(packed)),
         bias(n_stages(flow) * packed.padded[1]),
         film(flow.film == nullptr ? 0 : n_stages(flow) * packed.film_width()),
-        all((network + bias + film + 63) / 64 * 64) {}
+        all((2 * network + bias + film + 63) / 64 * 64) {}
 
-  FlowSums<scalar_t> at(const Network<scalar_t>& packed, scalar_t* memory) const {
-    return {Sums<scalar_t>(packed, memory), memory + network, memory + network + bias};
+  FlowSums<scalar_t> at(const Network<scalar_t>& packed, scalar_t* memory, bool totals) const {
+    scalar_t *recent = memory + network, *rest = memory + 2 * network;
+    return {{memory, recent, network}, Sums<scalar_t>(packed, totals ? memory : recent), rest, rest + bias};
   }
 };
 
@@ -93,9 +94,10 @@ void mlp_flow_backward_cpu(const Flow<scalar_t>& flow, const FlowGradient<scalar
   const auto run = [&](int64_t begin, int64_t end) {
     FlowTile<scalar_t> tile(plan, /*backward=*/true, gradient.states == nullptr);
     for (int64_t part = begin; part < end; ++part) {
-      const auto sums = place.at(network, all + part * place.all);
+      const auto sums = place.at(network, all + part * place.all, /*totals=*/false);
       for (int64_t index = part * share; index < std::min(tiles, (part + 1) * share); ++index)
         tile.backward(index, gradient, sums);
+      sums.level.settle();
     }
   };
   if (parts == 1) {
@@ -104,7 +106,7 @@ void mlp_flow_backward_cpu(const Flow<scalar_t>& flow, const FlowGradient<scalar
     parallel(0, parts, 1, run);
   }
   for (int64_t part = 1; part < parts; ++part) add_cpu(all + part * place.all, all, place.all);
-  finish_flow(flow, network, place.at(network, all), gradient);
+  finish_flow(flow, network, place.at(network, all, /*totals=*/true), gradient);
 }
 
 #define CGM_FOR_TYPE(scalar_t)                                                                            \

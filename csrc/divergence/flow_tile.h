@@ -26,9 +26,10 @@ struct FlowPlan {
 // Sums of a part of the batch.
 template <typename scalar_t>
 struct FlowSums {
-  Sums<scalar_t> network;
-  scalar_t* bias;  // (N·S, padded[1])
-  scalar_t* film;  // (N·S, film_width)
+  SumLevels<scalar_t> level;
+  Sums<scalar_t> network;  // recent ones
+  scalar_t* bias;          // (N·S, padded[1])
+  scalar_t* film;          // (N·S, film_width)
 };
 
 template <typename scalar_t>
@@ -70,6 +71,7 @@ class FlowTile {
           given.states == nullptr ? trajectory_ + n * rows_ * dims_ : given.states + (n * flow_.rows + row_) * dims_;
       evaluate_step(n, states);
       differentiate_step(n);
+      sums.level.settle();
     }
     if (plan_.film == nullptr) fold_projections(tile_, nullptr);
     std::copy_n(state_, rows_ * dims_, given.x + row_ * dims_);

@@ -1,6 +1,7 @@
 // The elementwise passes over a tile's layers on the CPU, on the thread that calls. Matrices are contiguous with rows
 // padded to whole vectors; tangents of several probes follow one another, each with all rows.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 
 #include "common/activations.h"
@@ -86,5 +87,19 @@ void add_cpu(const scalar_t* from, scalar_t* to, int64_t count);
 // sums (width) += the rows of `in`, whose first `width` numbers count.
 template <typename scalar_t>
 void column_sums_cpu(const scalar_t* in, int64_t rows, int64_t in_row, int64_t width, scalar_t* sums);
+
+// Sums over many rows in two levels, so that their rounding does not grow with the batch: what is added to `recent`
+// moves to the totals from time to time. They may be one and the same.
+template <typename scalar_t>
+struct SumLevels {
+  scalar_t *totals = nullptr, *recent = nullptr;
+  int64_t numbers = 0;
+
+  void settle() const {
+    if (recent == totals) return;
+    add_cpu(recent, totals, numbers);
+    std::fill_n(recent, numbers, scalar_t(0));
+  }
+};
 
 }  // namespace cgm::divergence
