@@ -78,6 +78,7 @@ static inline void product_columns(const Product<Real>& problem, int64_t column)
   for (; row < problem.rows; ++row) product_block<1, Vectors>(problem, row, column);
 }
 
+// The rows of one call are summed by themselves: rounding does not grow with what is there already.
 template <int Rows, int Vectors, typename Real>
 static inline void weight_block(const WeightProduct<Real>& problem, int64_t output, int64_t column) {
   using Vector = typename ProductVector<Real>::type;
@@ -87,15 +88,17 @@ static inline void weight_block(const WeightProduct<Real>& problem, int64_t outp
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sums[r][v] = product_load(out + r * problem.sums_row + v * size);
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = Vector{};
   }
   product_sum<Rows, Vectors>(problem.grad + output, 1, problem.grad_row, problem.in + column, problem.in_row,
                              problem.rows, sums);
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v)
-      __builtin_memcpy(out + r * problem.sums_row + v * size, &sums[r][v], sizeof(Vector));
+    for (int v = 0; v < Vectors; ++v) {
+      const Vector result = product_load(out + r * problem.sums_row + v * size) + sums[r][v];
+      __builtin_memcpy(out + r * problem.sums_row + v * size, &result, sizeof result);
+    }
   }
 }
 
