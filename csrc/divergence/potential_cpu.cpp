@@ -43,6 +43,7 @@ void potential_cpu(const PotentialBackwardProblem<scalar_t>& problem, const Para
           std::copy_n(problem.by_laplacian + row, tile.rows, tile.by_laplacian);
         }
         sums.backward(padded, tile, part);
+        sums.settle(part);
         copy_rows<scalar_t>(tile.grad_s, shape.inputs, problem.grad_s + row * sizes.inputs, sizes.inputs, tile.rows);
       });
   sums.unpack(problem.network, problem.grad_network);

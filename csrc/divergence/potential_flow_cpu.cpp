@@ -130,6 +130,7 @@ struct RowsBackward {
       }
       by_x = next;
     }
+    sums.settle(part);
     std::copy(by_x.begin(), by_x.end(), problem.grad_x + first * dims);
   }
 

@@ -191,12 +191,16 @@ static void potential_land(const PotentialLand<Real>& land) {
 
 template <typename Real>
 static void potential_sums(const PotentialSums<Real>& wanted) {
+  constexpr int64_t at_once = 64 / sizeof(Real);  // widths are whole vectors
   for (int64_t p = 0; p < wanted.count; ++p) {
-    Real* sums = wanted.sums + p * wanted.width;
-    for (int64_t row = 0; row < wanted.rows; ++row) {
-      const Real* matrix = wanted.matrix + (p * wanted.rows + row) * wanted.width;
+    for (int64_t begin = 0; begin < wanted.width; begin += at_once) {
+      Real own[at_once] = {};
+      for (int64_t row = 0; row < wanted.rows; ++row) {
+        const Real* matrix = wanted.matrix + (p * wanted.rows + row) * wanted.width + begin;
 #pragma omp simd
-      for (int64_t i = 0; i < wanted.width; ++i) sums[i] += matrix[i];
+        for (int64_t i = 0; i < at_once; ++i) own[i] += matrix[i];
+      }
+      for (int64_t i = 0; i < at_once; ++i) wanted.sums[p * wanted.width + begin + i] += own[i];
     }
   }
 }

@@ -163,7 +163,8 @@ struct Padded {
   }
 };
 
-// The gradients by the parameters: each part of the batch has sums of its own, so that they do not depend on timing.
+// The gradients by the parameters: each part of the batch has sums of its own, so that they do not depend on timing,
+// and each tile sums by itself first, so that rounding does not grow with the batch.
 template <typename scalar_t>
 class PartSums {
  public:
@@ -171,14 +172,15 @@ class PartSums {
     PotentialGradients<scalar_t> none;
     bytes_ = none.place(nullptr, shape);
     for (int64_t part = 0; part < parts; ++part) {
-      Part own{aligned(bytes_), none, std::vector<scalar_t>(shape.inputs, 0), 0};
+      Part own{aligned(bytes_), aligned(bytes_), none, std::vector<double>(shape.inputs, 0), 0};
       std::memset(own.memory.get(), 0, bytes_);
-      own.sums.place(own.memory.get(), shape);
+      std::memset(own.recent.get(), 0, bytes_);
+      own.sums.place(own.recent.get(), shape);
       parts_.push_back(std::move(own));
     }
   }
 
-  // tile.grad_s, and what the tile adds to the sums of its part.
+  // tile.grad_s, and what the tile adds to the recent sums of its part.
   void backward(const Padded<scalar_t>& padded, const PotentialTile<scalar_t>& tile, int64_t part) {
     Part& own = parts_[part];
     PotentialSweep(padded.engine, shape_, padded.parameters, tile).backward(own.sums);
@@ -187,10 +189,21 @@ class PartSums {
     for (int64_t row = 0; tile.by_laplacian != nullptr && row < tile.rows; ++row) own.trace += tile.by_laplacian[row];
   }
 
+  // After each tile: its sums are no longer recent.
+  void settle(int64_t part) {
+    add(parts_[part].memory, parts_[part].recent);
+    std::memset(parts_[part].recent.get(), 0, bytes_);
+  }
+
   void unpack(const PotentialNetwork<scalar_t>& network, const PotentialNetworkGradients<scalar_t>& grads) {
-    for (size_t part = 1; part < parts_.size(); ++part) add(parts_[0], parts_[part]);
+    for (size_t part = 1; part < parts_.size(); ++part) {
+      add(parts_[0].memory, parts_[part].memory);
+      for (int64_t j = 0; j < shape_.inputs; ++j) parts_[0].linear[j] += parts_[part].linear[j];
+      parts_[0].trace += parts_[part].trace;
+    }
     const auto& sizes = network.sizes;
-    const auto& sums = parts_[0].sums;
+    PotentialGradients<scalar_t> sums;
+    sums.place(parts_[0].memory.get(), shape_);
     const PotentialParts<scalar_t*> to{sizes, grads.parameters};
     const PotentialParts<const scalar_t*> of{sizes, network.parameters};
     copy_rows<scalar_t>(sums.first, shape_.inputs, to.weight(0), sizes.inputs, sizes.width);
@@ -214,18 +227,16 @@ class PartSums {
 
  private:
   struct Part {
-    Memory memory;
-    PotentialGradients<scalar_t> sums;
-    std::vector<scalar_t> linear;
+    Memory memory, recent;
+    PotentialGradients<scalar_t> sums;  // in `recent`
+    std::vector<double> linear;
     double trace = 0;
   };
 
-  void add(Part& to, const Part& from) const {
-    auto* numbers = static_cast<scalar_t*>(to.memory.get());
-    const auto* others = static_cast<const scalar_t*>(from.memory.get());
+  void add(const Memory& to, const Memory& from) const {
+    auto* numbers = static_cast<scalar_t*>(to.get());
+    const auto* others = static_cast<const scalar_t*>(from.get());
     for (size_t k = 0; k < bytes_ / sizeof(scalar_t); ++k) numbers[k] += others[k];
-    for (int64_t j = 0; j < shape_.inputs; ++j) to.linear[j] += from.linear[j];
-    to.trace += from.trace;
   }
 
   const PotentialShape& shape_;

@@ -104,7 +104,9 @@ def test_potential_flow_converges_to_the_solution():
 
 
 @NATIVE
-@pytest.mark.parametrize("case", [Case(20, 16, 3, rows=300, context=3), Case(40, 33, 2, rows=100)], ids=str)
+@pytest.mark.parametrize(
+    "case", [Case(20, 16, 3, rows=300, context=3), Case(40, 33, 2, rows=100), Case(2, 32, 2, rows=8000)], ids=str
+)
 def test_potential_flow_accuracy(case):
     arguments, times = drawn(case, torch.float32), [0.0, 0.2, 0.4]
     for options in ({}, {"divergence": False}):
