@@ -1,4 +1,4 @@
-"""One pass of masked autoregressive layers, against the definition in float64, and as what masked_mlp_inverse undoes."""
+"""One pass of masked autoregressive layers, against its definition in float64, and undone by masked_mlp_inverse."""
 
 import pytest
 import torch
