@@ -7,7 +7,17 @@ import importlib
 
 from .benchmark import Benchmark
 
-NAMES = ("sliced_ot", "coupling", "masked_inverse", "langevin", "divergence", "runge_kutta", "models", "flow_libraries")
+NAMES = (
+    "sliced_ot",
+    "coupling",
+    "masked_inverse",
+    "langevin",
+    "divergence",
+    "potential",
+    "runge_kutta",
+    "models",
+    "flow_libraries",
+)
 """Modules of this package that hold a ``BENCHMARK``, in the order of the README."""
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import cgm_kernels
-from benchmarks import divergence, models, runge_kutta
+from benchmarks import divergence, models, potential, runge_kutta
 from benchmarks.patching import patched
 
 
@@ -18,6 +18,7 @@ def as_it_was():
 
 CELLS = {
     divergence: ["hutchinson:20x3x16x2", "exact:20x3x16x3"],
+    potential: ["divergence:20x3x16", "flow:20x3x16"],
     runge_kutta: [f"{kind}:100" for kind in runge_kutta.KINDS],
     models: ["FFJORD:5x2", "FFJORD_exact:5x2"],
 }
