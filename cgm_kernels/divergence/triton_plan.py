@@ -3,6 +3,11 @@
 All widths run in the same kernels, whose tiles are loops. Widths up to 128 are what they are made for: beyond that the
 large tiles of a library's products are the faster way.
 
+What ptxas says of sm_80 and sm_90 (tests/support/triton_compile_divergence.py --all: widths 16 to 128, d 1 to 64, every
+kind of tangents and dtype): shared memory at most 12 KiB of a program, 150 to 255 registers of a thread, that is two
+programs of 128 threads on a multiprocessor, and at most 0.4 KiB of them in local memory, 0.2 of float32. Twice as many
+columns of a tile put 0.5 to 2.3 KiB there.
+
 To be tuned on a GPU, reasoned and not yet measured: ``_BLOCK_ROWS`` (values and tangents of a program; more reuse each
 weight more often, fewer fill the GPU at smaller batches), ``_MOST_TANGENTS`` (of a row in a program; each tile of them
 computes the values again), ``_COLUMNS`` and ``_TERMS`` (of a tl.dot, whose operands lie in registers; half as many for
@@ -26,7 +31,7 @@ PROGRAMS = 528  # 4 for each multiprocessor of an H200
 MOST_SHARED = 2**26  # numbers of all programs' gradients
 _BLOCK_ROWS = 64
 _MOST_TANGENTS = 4
-_COLUMNS = 64
+_COLUMNS = 32
 _TERMS = 16
 WARPS = 4
 _INTERPRETED = 2**16  # numbers of a tile in the interpreter, which pays for each program and operation
