@@ -55,8 +55,6 @@ def mlp_flow_backward(
 ) -> tuple[Tensor, ...]:  # fmt: skip
     """The gradients by x, parameters, time_bias, added and film."""
     wide = sum_dtype(x)
-    given: Any = (parameters, time_bias)
-    options: Any = (method, widths, activation, residual)
     grads = [torch.zeros_like(like, dtype=wide) for like in (parameters, time_bias)]
     grad_film = x.new_zeros(0 if film is None else film.shape, dtype=wide)
     by_x, by_added = [x.new_empty(0, x.shape[1])], []
@@ -67,10 +65,16 @@ def mlp_flow_backward(
             kept = states[:, rows] if steps else x.new_empty(0, *part.shape)
         else:
             nothing = x.new_empty(0, *part.shape)
-            kept = mlp_flow(part, nothing, *given, own, film, steps, *options, False, True)[2]
+            kept = mlp_flow(
+                part, nothing, parameters, time_bias, own, film, steps, method, widths, activation, residual,
+                False, True,
+            )[2]  # fmt: skip
         by_end = None if grad_x1 is None else grad_x1[rows]
         by_integrals = None if grad_integrals is None else grad_integrals[:, rows]
-        found = _backward(by_end, by_integrals, kept, e, *given, own, film, steps, *options, regularize)
+        found = _backward(
+            by_end, by_integrals, kept, e, parameters, time_bias, own, film, steps, method, widths, activation,
+            residual, regularize,
+        )  # fmt: skip
         by_x.append(found[0])
         by_added.append(found[3])
         for total, more in zip((*grads, grad_film), (found[1], found[2], found[4]), strict=True):

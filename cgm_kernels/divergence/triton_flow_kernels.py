@@ -18,7 +18,7 @@ import triton.language as tl
 
 from .triton_network import hidden_layers, output_layer
 from .triton_sweep import Gradients, hidden_back, input_back, output_back
-from .triton_tiles import load_inputs, rows_of, scratch_stack, tile_of
+from .triton_tiles import copy, load_inputs, rows_of, scratch_stack, tile_of
 from .triton_weights import weight_gradients
 
 
@@ -67,16 +67,6 @@ def _square(numbers, d, F):
     return total
 
 
-@triton.jit
-def _copy(source, rows, there, into, into_rows, into_there, d, F):
-    for first in range(0, d, F.D):
-        column = first + tl.arange(0, F.D)
-        at, known = tile_of(source, rows, there, d, column)
-        value = tl.load(at, mask=known, other=0.0)
-        at, known = tile_of(into, into_rows, into_there, d, column)
-        tl.store(at, value, mask=known)
-
-
 @triton.jit(do_not_specialize=["batch", "tangents", "tiles", "jobs"])
 def flow_kernel(
     x, probes, network, film, time_bias, added, method, x1, integrals, states, scratch, points,
@@ -95,7 +85,7 @@ def flow_kernel(
         rows = rows_of((job // tiles).to(tl.int64), tile, batch, tangents, F)
         owner = rows.there & (rows.tile == 0)
         load_inputs(x, rows.row, probes, batch, d, inputs, rows, F)
-        _copy(x, rows.row, rows.there, point, r, r >= 0, d, F)
+        copy(x, rows.row, rows.there, point, r, r >= 0, d, F)
         along = tl.zeros([F.BLOCK], F.DTYPE)
         kinetic = tl.zeros([F.BLOCK], F.DTYPE)
         norm = tl.zeros([F.BLOCK], F.DTYPE)
@@ -103,7 +93,7 @@ def flow_kernel(
         for n in range(method.n_steps):
             h = tl.load(method.steps + n)
             if KEEP:
-                _copy(point, r, r >= 0, states + n * batch * d, rows.row, owner, d, F)
+                copy(point, r, r >= 0, states + n * batch * d, rows.row, owner, d, F)
             for s in range(stages):
                 place = n * stages + s
                 _stage(point, k, s, h, d, method, inputs, F)
@@ -128,7 +118,7 @@ def flow_kernel(
                 at, known = tile_of(point, r, r >= 0, d, column)
                 tl.store(at, after, mask=known)
             tl.debug_barrier()
-        _copy(point, r, r >= 0, x1, rows.row, owner, d, F)
+        copy(point, r, r >= 0, x1, rows.row, owner, d, F)
         at = integrals + tile * 3 * batch + rows.row
         tl.store(at, along, mask=rows.there)
         tl.store(at + batch, tl.where(rows.tile == 0, kinetic, 0.0), mask=rows.there)
@@ -216,14 +206,14 @@ def flow_backward_kernel(
         for s in range(stages):
             own = scratch_stack(inputs + s * stack, network.columns, F)
             load_inputs(states, rows.row, probes, batch, d, own, rows, F)
-        _copy(grad_x1, rows.row, owner, x_bar, r, r >= 0, d, F)
+        copy(grad_x1, rows.row, owner, x_bar, r, r >= 0, d, F)
         by_along = tl.load(grad_integrals + rows.row, mask=rows.there, other=0.0)
         by_kinetic = tl.load(grad_integrals + batch + rows.row, mask=owner, other=0.0)
         by_norm = tl.load(grad_integrals + 2 * batch + rows.row, mask=rows.there, other=0.0)
         for turn in range(method.n_steps):
             n = method.n_steps - 1 - turn
             h = tl.load(method.steps + n)
-            _copy(states + n * batch * d, rows.row, rows.there, point, r, r >= 0, d, F)
+            copy(states + n * batch * d, rows.row, rows.there, point, r, r >= 0, d, F)
             tl.debug_barrier()
             _forward_again(point, network, film, time_bias, added, method, n, h, k, inputs, sums, stack, rows, F)
             for back in range(stages):
@@ -247,5 +237,5 @@ def flow_backward_kernel(
                 input_back(network, y_bar + s * part, r, r >= 0, bars, F)
                 weight_gradients(network, weight * by_along, own, bars, gradients, rows, F)
             _add_stages(x_bar, y_bar, stages, d, F)
-        _copy(x_bar, r, r >= 0, grad_x + tile * batch * d, rows.row, rows.there, d, F)
+        copy(x_bar, r, r >= 0, grad_x + tile * batch * d, rows.row, rows.there, d, F)
         tl.debug_barrier()

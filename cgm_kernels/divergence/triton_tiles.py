@@ -222,19 +222,21 @@ def layer_product(
 
 
 @triton.jit
-def load_inputs(source, source_rows, probes, batch, d, inputs, rows, F):
-    """Copy x and the probes of a program into its stack."""
+def copy(source, source_rows, source_there, into, rows, there, d, F):
+    """Copy rows of d numbers, zeros for those that are not in the source."""
     for first in range(0, d, F.D):
         column = first + tl.arange(0, F.D)
-        at, known = tile_of(source, source_rows, rows.there, d, column)
-        x = tl.load(at, mask=known, other=0.0)
-        at, known = tile_of(inputs.numbers, inputs.rows, inputs.there, d, column)
-        tl.store(at, x, mask=known)
-        if F.MODE == HUTCHINSON:
-            s = tl.arange(0, F.T * F.BLOCK) % F.BLOCK
-            own = rows.tangent * batch + (rows.first + s)
-            at, known = tile_of(probes, own, rows.tangent_there, d, column)
-            e = tl.load(at, mask=known, other=0.0)
-            at, known = tile_of(inputs.tangents, inputs.tangent_rows, inputs.tangent_there, d, column)
-            tl.store(at, e, mask=known)
+        at, known = tile_of(source, source_rows, source_there, d, column)
+        value = tl.load(at, mask=known, other=0.0)
+        at, known = tile_of(into, rows, there, d, column)
+        tl.store(at, value, mask=known)
+
+
+@triton.jit
+def load_inputs(source, source_rows, probes, batch, d, inputs, rows, F):
+    """Copy x and the probes of a program into its stack."""
+    copy(source, source_rows, rows.there, inputs.numbers, inputs.rows, inputs.there, d, F)
+    if F.MODE == HUTCHINSON:
+        own = rows.tangent * batch + (rows.first + tl.arange(0, F.T * F.BLOCK) % F.BLOCK)
+        copy(probes, own, rows.tangent_there, inputs.tangents, inputs.tangent_rows, inputs.tangent_there, d, F)
     tl.debug_barrier()
