@@ -23,11 +23,11 @@ CALLS = [
     Call((3, 17, 18, 3), batch=18, probes=None, film="shared", activation="silu"),
     Call((5, 18, 5), batch=18, probes=None, film="shared", by_row=True),
     Call((5, 4, 5), batch=18, probes=None, film="rows", activation="sin"),
-    Call((5, 17, 17, 5), batch=18, probes=None, film="rows", residual=True, norms=True, activation="softplus"),
-    Call((2, 4, 4, 4, 4, 4, 2), batch=17, probes=5, residual=True),
+    Call((3, 17, 17, 3), batch=18, probes=None, film="rows", residual=True, norms=True, activation="softplus"),
+    Call((2, 4, 4, 4, 4, 4, 2), batch=3, probes=5, residual=True),
     Call((3, 20, 3), batch=17, probes=2, method="midpoint", film="rows", norms=True, by_row=True, keep=False),
-    Call((4, 5, 17, 4), batch=17, probes=None, method="euler"),
-    Call((17, 5, 17), batch=17, probes=0, method="euler", norms=True),
+    Call((17, 5, 17), batch=17, probes=3, method="euler", norms=True, by_row=True),
+    Call((5, 18, 5), batch=17, probes=None, method="euler"),
 ]
 
 
