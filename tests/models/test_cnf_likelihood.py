@@ -141,7 +141,9 @@ def test_a_continuous_flow_on_the_command_line(tmp_path, capsys):
     row = json.loads(capsys.readouterr().out)["FFJORD"]
     model, moons = cgm_models.load(run / "model"), data.load("moons", n=400)
     assert row["nll"] == pytest.approx(-float(converged_log_prob(model, moons.test_x).values.mean()), abs=1e-5)
-    assert row["step_change"] < 1e-3
+    assert row["step_change"] < 1e-3 and row["n_evaluations"] % (4 * 4) == 0 < row["n_evaluations"]
+    assert main(["evaluate", str(run), "-n", "30", "--permutations", "9"]) == 0
+    assert "NFE" in capsys.readouterr().out
     assert main(["list", "models"]) == 0
     assert "FFJORD" in capsys.readouterr().out
 

@@ -30,6 +30,7 @@ LIKELIHOOD = {
     "log_z_error": "± log Z",
     "bits_per_dim": "bits/dim ↓",
     "step_change": "step halved",
+    "n_evaluations": "NFE",
 }
 NOTE = (
     "against held-out data; energy: unbiased, may be negative, p from its permutation test; nearest ratio: median "
@@ -67,7 +68,8 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
     Beside it, of sets whose law p* is known, the mean of log p* − log p over the same points. Of a model of images
     with levels, their bits per dimension instead, its noise drawn from a fixed seed. Of a model whose log Z is
     estimated, the error of that, which is part of the other errors too. Of a continuous flow, the steps are halved
-    until that moves the mean by less than 1e-3, and else there is no likelihood; how much it moved stands beside it.
+    until that moves the mean by less than 1e-3, and else there is no likelihood; how much it moved stands beside it,
+    and how often the field was evaluated for the last points.
     """
     given: tuple[Tensor, ...] = (data.test_x,)
     if model.context_dim and data.test_context is not None:
@@ -111,7 +113,7 @@ def _settled(model: GenerativeModel, evaluate: Callable[[], Tensor]) -> tuple[Te
         found = converge(model, evaluate)
     except NotConvergedError as error:
         return None, {"step_change": error.change}
-    return found.values, {"step_change": found.change}
+    return found.values, {"step_change": found.change, "n_evaluations": model.n_evaluations}
 
 
 def _error_of_log_z(log_z: Tensor, error: Tensor) -> float:
@@ -140,6 +142,10 @@ def references(data: Dataset, n: int, generator: Generator) -> dict[str, Tensor]
     return {name: x.float().reshape(len(x), *data.event_shape) for name, x in rows.items()}
 
 
+def _shown(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.4f}"
+
+
 def table(rows: dict[str, dict[str, float]], title: str) -> Any:
     """A rich table, one row of metrics a name."""
     from rich.table import Table
@@ -155,5 +161,5 @@ def table(rows: dict[str, dict[str, float]], title: str) -> Any:
     precise = [*list(COLUMNS)[:2], *extra]
     for name, row in rows.items():
         cells = [f"{row[key]:.4f}" if key in precise else f"{row[key]:.3f}" for key in COLUMNS]
-        shown.add_row(name, *cells, *(f"{row[key]:.4f}" if key in row else "" for key in extra))
+        shown.add_row(name, *cells, *(_shown(row[key]) if key in row else "" for key in extra))
     return shown
