@@ -28,8 +28,7 @@ class Forward {
     hidden = empty_stack(point_.x, trace_.stack(network_, layer), point_.x.size(0), network_.width(layer));
     LayerForward problem;
     problem.in = layer_input(network_, point_, trace_, stacks_, layer, outputs_.weight);
-    problem.hidden = hidden[0].mutable_data_ptr();
-    if (hidden.size(0) > 1) problem.hidden_tangents = hidden[1].mutable_data_ptr();
+    problem.hidden = hidden.mutable_data_ptr(), problem.hidden_tangents = tangents_of(hidden);
     if (problem.in.projection != nullptr) problem.dot = target_of(outputs_.divergence);
     layer_forward_cuda(problem, stream_of(point_.x));
     if (trace_.mixes() && layer == 0) stacks_.projection = at::mm(hidden[1], trace_.mixing.t()).unsqueeze(0);
@@ -60,17 +59,20 @@ class Forward {
   void multiply(int64_t layer) {
     const int64_t count = trace_.sums(network_, layer);
     auto& sums = stacks_.sums[layer];
-    if (!sums.defined()) sums = empty_stack(point_.x, count, point_.x.size(0), network_.width(layer));
-    const auto input = layer == 0 ? point_.x : rows_of(stacks_.hidden[layer - 1].narrow(0, 0, count));
-    auto out = rows_of(sums);
-    at::mm_out(out, input, network_.weights[layer].t());
+    const auto input = layer == 0 ? point_.x : rows_of(first_of(stacks_.hidden[layer - 1], count));
+    if (sums.defined()) {
+      auto out = rows_of(sums);
+      at::mm_out(out, input, network_.transposed[layer]);
+    } else {
+      sums = at::mm(input, network_.transposed[layer]).view({count, point_.x.size(0), network_.width(layer)});
+    }
   }
 
   // The value alone, without an epilogue.
   void add_bias() {
     const int64_t last = network_.last();
     auto value = outputs_.value;
-    at::addmm_out(value, network_.biases[last], stacks_.hidden[last - 1][0], network_.weights[last].t());
+    at::addmm_out(value, network_.biases[last], stacks_.hidden[last - 1][0], network_.transposed[last]);
     stacks_.value = value;
   }
 
@@ -90,6 +92,7 @@ Network::Network(const at::Tensor& parameters, at::IntArrayRef given, int64_t ki
   for (size_t layer = 0; layer + 1 < widths.size(); ++layer) {
     const int64_t inputs = widths[layer], units = widths[layer + 1];
     weights.push_back(parameters.narrow(0, start, units * inputs).view({units, inputs}));
+    transposed.push_back(weights.back().t());
     start += units * inputs;
     biases.push_back(layer == 0 ? at::Tensor() : parameters.narrow(0, start, units));
     if (layer > 0) start += units;
@@ -129,24 +132,24 @@ LayerInput layer_input(const Network& network, const Point& point, const Trace& 
   in.storage = storage_of(point.x), in.activation = head ? identity_activation : network.activation;
   in.rows = point.x.size(0), in.cols = network.width(layer), in.probes = head && !trace.direct ? 0 : trace.probes;
   in.sum = data_of(sums);
-  const auto strides = [](const at::Tensor& tensor, int64_t& probe, int64_t& row) {
-    probe = tensor.stride(0), row = tensor.size(1) == 1 ? 0 : tensor.stride(1);
-    return tensor.const_data_ptr();
+  const auto strides = [](const at::Tensor& stack, int64_t begin, int64_t& probe, int64_t& row) {
+    probe = stack.stride(0), row = stack.size(1) == 1 ? 0 : stack.stride(1);
+    return data_of(stack, begin * probe);
   };
   if (in.probes > 0 && trace.way != Way::slopes) {
-    in.tangents = strides(layer == 0 ? trace.first : sums.narrow(0, 1, in.probes), in.tangent_probe, in.tangent_row);
+    in.tangents = strides(layer == 0 ? trace.first : sums, layer == 0 ? 0 : 1, in.tangent_probe, in.tangent_row);
   }
   in.bias = data_of(layer == 0 ? point.bias : network.biases[layer]);
   in.added = layer == 0 ? data_of(point.added) : nullptr;
   if (point.film.defined()) {
-    const auto film = point.film.narrow(1, network.film_start(layer), 2 * in.cols);
-    in.scale = film.const_data_ptr(), in.shift = film.narrow(1, in.cols, in.cols).const_data_ptr();
-    in.film_row = point.film_by_row() ? film.stride(0) : 0;
+    const int64_t start = network.film_start(layer);
+    in.scale = data_of(point.film, start), in.shift = data_of(point.film, start + in.cols);
+    in.film_row = point.film_by_row() ? point.film.stride(0) : 0;
   }
   if (network.skips(layer)) in.residual = data_of(stacks.hidden[layer - 1]);
   if (in.probes > 0 && layer + (trace.direct ? 0 : 1) == network.last()) {
     const auto& projection = trace.direct ? trace.vectors : trace.mixes() ? stacks.projection : trace.projection;
-    in.projection = strides(projection, in.projection_probe, in.projection_row);
+    in.projection = strides(projection, 0, in.projection_probe, in.projection_row);
   }
   in.weight = weight, in.tangent_weight = weight * trace.weight;
   return in;

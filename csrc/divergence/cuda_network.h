@@ -24,12 +24,29 @@ void* stream_of(const at::Tensor& tensor);
 // Null where the tensor is undefined.
 inline const void* data_of(const at::Tensor& tensor) { return tensor.defined() ? tensor.const_data_ptr() : nullptr; }
 inline void* target_of(const at::Tensor& tensor) { return tensor.defined() ? tensor.mutable_data_ptr() : nullptr; }
+// Pointers in the place of views, which take longer to make than a kernel to launch.
+inline const void* data_of(const at::Tensor& tensor, int64_t element) {
+  return static_cast<const char*>(tensor.const_data_ptr()) + element * static_cast<int64_t>(tensor.element_size());
+}
+inline void* target_of(const at::Tensor& tensor, int64_t element) {
+  return static_cast<char*>(tensor.mutable_data_ptr()) + element * static_cast<int64_t>(tensor.element_size());
+}
+// The first tangents of a stack; null where it has none.
+inline void* tangents_of(const at::Tensor& stack) {
+  return stack.size(0) > 1 ? target_of(stack, stack.stride(0)) : nullptr;
+}
 // All rows of a stack, one below the other.
-inline at::Tensor rows_of(const at::Tensor& stack) { return stack.flatten(0, 1); }
+inline at::Tensor rows_of(const at::Tensor& stack) {
+  return stack.view({stack.size(0) * stack.size(1), stack.size(2)});
+}
+inline at::Tensor first_of(const at::Tensor& stack, int64_t count) {
+  return stack.size(0) == count ? stack : stack.narrow(0, 0, count);
+}
 
 struct Network {
   std::vector<int64_t> widths;
   std::vector<at::Tensor> weights, biases;  // views of the packed vector; the first has no bias of its own
+  std::vector<at::Tensor> transposed;
   int activation = 0;
   bool residual = false;
 

@@ -36,15 +36,15 @@ class Backward {
     const int64_t last = network_.last();
     at::Tensor above;  // the gradient by the stack of the layer's values
     for (int64_t layer = last; layer >= 0; --layer) {
-      const auto by_sums = epilogue(layer, above);
-      if (layer < last) add_weights(layer + 1, by_sums_above_);
-      by_sums_above_ = by_sums;
-      if (layer > 0) above = gradient_by_input(layer, by_sums, above);
+      const auto by_rows = rows_of(epilogue(layer, above));
+      if (layer < last) add_weights(layer + 1, by_rows_above_);
+      by_rows_above_ = by_rows;
+      if (layer > 0) above = gradient_by_input(layer, by_rows, above);
     }
-    add_product(totals_.weights[0], by_sums_above_[0], point_.x);
-    if (totals_.added.defined()) totals_.added.add_(by_sums_above_[0]);
+    add_product(totals_.weights[0], by_rows_above_, point_.x);
+    if (totals_.added.defined()) totals_.added.add_(by_rows_above_);
     if (film_rows_.defined()) totals_.film_rows.add_(film_rows_);
-    return at::mm(by_sums_above_[0], network_.weights[0]);
+    return at::mm(by_rows_above_, network_.weights[0]);
   }
 
  private:
@@ -53,9 +53,9 @@ class Backward {
     total = at::zeros({trace_.probes, batch_, width}, point_.x.options().dtype(total_type(point_.x)));
   }
 
-  void add_weights(int64_t layer, const at::Tensor& by_sums) {
-    add_product(totals_.weights[layer], rows_of(by_sums),
-                rows_of(stacks_.hidden[layer - 1].narrow(0, 0, by_sums.size(0))));
+  void add_weights(int64_t layer, const at::Tensor& by_rows) {
+    add_product(totals_.weights[layer], by_rows,
+                rows_of(first_of(stacks_.hidden[layer - 1], by_rows.size(0) / batch_)));
   }
 
   // The gradient by the sums of a layer, from that by its values.
@@ -70,7 +70,7 @@ class Backward {
       by_sums = empty_sums(layer);
       problem.grad_sum = by_sums.mutable_data_ptr();
       problem.grad_hidden = above.const_data_ptr();
-      if (above.size(0) > 1) problem.grad_tangents = above[1].const_data_ptr();
+      problem.grad_tangents = tangents_of(above);
       if (problem.in.projection != nullptr && !trace_.direct) {
         problem.grad_dot = data_of(grads_.divergence);
         problem.projection_total = target_of(trace_.projection_total);
@@ -79,16 +79,15 @@ class Backward {
       if (!stacks_.has_hidden) {
         auto& hidden = stacks_.hidden[layer];
         hidden = at::empty({trace_.stack(network_, layer), batch_, problem.in.cols}, point_.x.options());
-        problem.hidden = hidden.mutable_data_ptr();
-        if (hidden.size(0) > 1) problem.hidden_tangents = hidden[1].mutable_data_ptr();
+        problem.hidden = hidden.mutable_data_ptr(), problem.hidden_tangents = tangents_of(hidden);
       }
     }
-    if (by_sums.size(0) > 1) problem.grad_tangent_sum = by_sums[1].mutable_data_ptr();
+    problem.grad_tangent_sum = tangents_of(by_sums);
     if (layer == 0) problem.first_total = target_of(trace_.first_total);
     if (film_rows_.defined()) {
-      const auto film = film_rows_.narrow(1, network_.film_start(layer), 2 * problem.in.cols);
-      problem.grad_scale = film.mutable_data_ptr(), problem.grad_film_row = film.stride(0);
-      problem.grad_shift = film.narrow(1, problem.in.cols, problem.in.cols).mutable_data_ptr();
+      const int64_t start = network_.film_start(layer);
+      problem.grad_scale = target_of(film_rows_, start), problem.grad_film_row = film_rows_.stride(0);
+      problem.grad_shift = target_of(film_rows_, start + problem.in.cols);
     }
     sum_columns(layer, problem);
     return by_sums;
@@ -130,13 +129,11 @@ class Backward {
 
   at::Tensor slopes_of_first() const { return stacks_.hidden[0][1]; }
 
-  at::Tensor gradient_by_input(int64_t layer, const at::Tensor& by_sums, const at::Tensor& above) {
-    const auto rows = rows_of(by_sums);
-    auto result = at::empty({by_sums.size(0), batch_, network_.widths[layer]}, point_.x.options());
-    auto out = rows_of(result);
-    if (!network_.skips(layer)) return at::mm_out(out, rows, network_.weights[layer]), result;
-    at::addmm_out(out, rows_of(whole_stack(layer, above)), rows, network_.weights[layer]);
-    return result;
+  at::Tensor gradient_by_input(int64_t layer, const at::Tensor& by_rows, const at::Tensor& above) {
+    const auto& weight = network_.weights[layer];
+    const auto result = network_.skips(layer) ? at::addmm(rows_of(whole_stack(layer, above)), by_rows, weight)
+                                              : at::mm(by_rows, weight);
+    return result.view({by_rows.size(0) / batch_, batch_, network_.widths[layer]});
   }
 
   // With the tangents' gradients that the last hidden layer's epilogue knows as multiples of q.
@@ -172,8 +169,7 @@ class Backward {
     sums.partials = problem.partials, sums.bias = target_of(bias);
     if (film) {
       const int64_t start = network_.film_start(layer);
-      sums.scale = rows_.film.narrow(0, start, in.cols).mutable_data_ptr();
-      sums.shift = rows_.film.narrow(0, start + in.cols, in.cols).mutable_data_ptr();
+      sums.scale = target_of(rows_.film, start), sums.shift = target_of(rows_.film, start + in.cols);
     }
     join_columns_cuda(sums, stream_of(point_.x));
   }
@@ -186,7 +182,7 @@ class Backward {
   const SharedRows& rows_;
   Totals& totals_;
   const int64_t batch_;
-  at::Tensor film_rows_, by_sums_above_;
+  at::Tensor film_rows_, by_rows_above_;
 };
 
 }  // namespace
