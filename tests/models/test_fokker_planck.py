@@ -8,6 +8,7 @@ import torch
 from cgm_models import data
 from cgm_models.cnf import FFJORD, OTFlow
 from cgm_models.cnf.fokker_planck import LinearGaussian, carried_log_prob, histogram_residuals, trajectory_residuals
+from cgm_models.cnf.probability_flow import simulate_ode
 
 
 def linear():
@@ -81,8 +82,6 @@ def test_a_histogram_agrees_with_the_carried_density():
         [0.0, 0.6],
     )
     assert row.largest < 1e-5
-    from cgm_models.cnf.probability_flow import simulate_ode
-
     moved = simulate_ode(velocity, points, (0.0, 0.8), steps_between=10)[1]
     limits = ((-4.5, 4.5), (-4.5, 4.5))
 
