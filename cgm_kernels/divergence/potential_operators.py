@@ -2,8 +2,8 @@
 
 s (B, d + 1 + c) holds space, time and context. ``parameters`` are K_0, b_0, K_1, b_1, …, w, A (rank, d + 1) and, where
 ``linear``, b (d + 1), one after the other. ``directions`` (P, m) are the derivatives of K_0 s along orthonormal
-directions that span all in which K_0 x moves: the tangents of the Laplacian. Their gradient is apart from K_0's. Without
-directions (P = 0) the gradient of Φ is right, and the second result is not the Laplacian.
+directions that span all in which K_0 x moves: the tangents of the Laplacian. Their gradient is apart from K_0's.
+Without directions (P = 0) the gradient of Φ is right, and the second result is not the Laplacian.
 """
 
 from __future__ import annotations
