@@ -40,6 +40,9 @@ def small_tiles(monkeypatch):
     for module in (triton, triton_flow):
         monkeypatch.setattr(module, "plan", lambda problem, _, *rest: original(problem, True, *rest))
     monkeypatch.setattr(triton_flow, "_MOST_STATES", 3 * 3 * 16)  # of (B, d) = (17, 3), 16 rows at a time
+    torch.use_deterministic_algorithms(True, warn_only=True)  # which makes numbers that nobody has written NaN
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("call", CALLS, ids=str)
