@@ -1,7 +1,6 @@
 """The flow along a potential: steps by hand through autograd's Hessians, torchdiffeq's solution, and all backends."""
 
 import itertools
-import math
 
 import pytest
 import torch
@@ -10,9 +9,8 @@ from hypothesis import strategies as st
 from torchdiffeq import odeint
 
 import cgm_kernels
-from cgm_kernels import potential_flow
 from tests.support.backends import fused, running
-from tests.support.potentials import Case, cast, leaves, values
+from tests.support.potentials import Case, cast, drawn, flow, gradients, leaves, values
 from tests.support.tolerances import assert_as_accurate
 
 RUNNING, FUSED = (
@@ -25,17 +23,6 @@ CASES = [
     Case(2, 4, 1, rows=1, rank=0, linear=False),
     Case(3, 2, 3, rows=4, context=2),  # fewer units than dimensions
 ]
-
-
-def drawn(case, dtype=torch.float64, device="cpu"):
-    arguments = case.draw(dtype, device)
-    del arguments["t"]
-    return arguments
-
-
-def flow(backend, arguments, times=TIMES, mass=1.0, **options):
-    with cgm_kernels.use_backend(backend):
-        return potential_flow(**arguments, times=times, mass=mass, **options)
 
 
 def by_hand(arguments, times, mass):
@@ -61,14 +48,6 @@ def by_hand(arguments, times, mass):
         for weight, rate in ((1, a), (2, b), (2, c), (1, d)):
             state = moved(state, weight * h / 6, rate)
     return state
-
-
-def gradients(results, arguments):
-    """By every tensor, of a sum that tells all elements apart."""
-    flat = torch.cat([one.flatten() for one in results if one is not None])
-    weights = (torch.arange(len(flat), device=flat.device) % 7 - 2.5).to(flat.dtype)
-    inputs = leaves(arguments)
-    return torch.autograd.grad((flat * weights).sum() + 0.1 * flat.square().sum(), inputs, materialize_grads=True)
 
 
 @pytest.mark.parametrize("backend, device", RUNNING)
@@ -235,98 +214,3 @@ def test_potential_flow_on_threads():
     for alone, first, second in zip(*found, strict=True):
         assert torch.equal(first, second)
         torch.testing.assert_close(first, alone, rtol=1e-4, atol=1e-5 * float(alone.detach().abs().max()))
-
-
-@pytest.mark.parametrize("backend, device", FUSED)
-def test_potential_flow_refuses_second_derivatives(backend, device):
-    arguments = drawn(CASES[0], device=device)
-    weight = arguments["weights"][0].requires_grad_()
-    (by_weight,) = torch.autograd.grad(flow(backend, arguments, [0.0, 1.0]).x.sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(by_weight.sum(), weight)
-
-
-@NATIVE
-def test_potential_flow_in_place():
-    """Results may be overwritten, each by itself; what the backward reads may not."""
-    arguments = drawn(CASES[0])
-    inputs = leaves(arguments)
-    found = flow("native", arguments)
-    expected = torch.autograd.grad(sum((2.0 * one).sum() for one in found), inputs, retain_graph=True)
-    before = [one.detach().clone() for one in found]
-    for one, other in zip(found, before, strict=True):
-        torch.testing.assert_close(one.mul_(2.0), 2.0 * other)
-    for ours, other in zip(torch.autograd.grad(sum(one.sum() for one in found), inputs), expected, strict=True):
-        torch.testing.assert_close(ours, other)
-    again = flow("native", arguments)
-    with torch.no_grad():
-        arguments["weights"][1].mul_(2.0)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        again.x.sum().backward()
-
-
-@NATIVE
-def test_potential_flow_transforms_and_graphs():
-    """Per-row gradients by torch.func, forward mode refused, and one graph of all steps."""
-    arguments = drawn(CASES[2])
-
-    def loss(x, context, weight):
-        given = {**arguments, "x": x, "context": context, "weights": [weight, *arguments["weights"][1:]]}
-        found = flow("native", given, [0.0, 1.0])
-        return found.x.square().sum() + found.divergence.sum() + found.penalty.sum()
-
-    x, context, weight = arguments["x"], arguments["context"], arguments["weights"][0].requires_grad_()
-    by_row = torch.func.vmap(torch.func.grad(loss), (0, 0, None))(x.unsqueeze(1), context.unsqueeze(1), weight)
-    torch.testing.assert_close(by_row.squeeze(1), torch.func.grad(loss)(x, context, weight))
-    with pytest.raises(RuntimeError, match="carries a forward-mode tangent"):
-        torch.func.jvp(loss, (x, context, weight), (x, context, torch.ones_like(weight)))
-    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
-    expected = torch.autograd.grad(loss(x, context, weight), weight)
-    torch.testing.assert_close(torch.autograd.grad(compiled(x, context, weight), weight), expected)
-
-
-@pytest.mark.parametrize("backend, device", RUNNING)
-def test_potential_flow_half_and_autocast(backend, device):
-    arguments = drawn(Case(4, 6), torch.float32, device)
-    expected, half = flow(backend, arguments, [0.0, 1.0]), flow(backend, cast(arguments, torch.bfloat16), [0.0, 1.0])
-    for ours, other in zip(half, expected, strict=True):
-        assert ours.dtype is torch.bfloat16
-        torch.testing.assert_close(ours.float(), other, rtol=0.1, atol=0.2)
-    with torch.autocast(device, dtype=torch.bfloat16):
-        inside = flow(backend, arguments, [0.0, 1.0])
-    for ours, other in zip(inside, expected, strict=True):
-        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
-
-
-@NATIVE
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_potential_flow_bad_rows_stay_alone(bad):
-    arguments = drawn(Case(3, 17, 3, rows=40))
-    clean = flow("native", arguments)
-    arguments["x"][7, 1] = bad
-    others = torch.arange(40) != 7
-    found = flow("native", arguments)
-    for ours, before in zip(found, clean, strict=True):
-        torch.testing.assert_close(ours[others], before[others], rtol=0, atol=0)
-    assert not found.x[7].isfinite().all()
-
-
-@pytest.mark.parametrize("changes, error, message", [
-    ({"x": torch.zeros(3)}, ValueError, r"x must be \(B, d\)"),
-    ({"x": [1.0]}, TypeError, "x must be a tensor: got list"),
-    ({"times": []}, ValueError, "times must have at least one number"),
-    ({"times": 3}, TypeError, "times must be a 1-D tensor or a sequence of numbers: got int"),
-    ({"times": [0.0, math.nan]}, ValueError, r"times\[1\] must be finite"),
-    ({"times": [0.0, 1.0, 0.5]}, ValueError, "times must be strictly increasing or strictly decreasing"),
-    ({"times": torch.zeros(2, 2)}, ValueError, r"times must be a tensor \(N \+ 1,\)"),
-    ({"mass": 0.0}, ValueError, "mass must be positive: got 0.0"),
-    ({"mass": "one"}, TypeError, "mass must be a number: got str"),
-    ({"weights": []}, ValueError, "biases must be as many as weights, at least one"),
-    ({"weights": [torch.zeros(5, 3, dtype=torch.float64)] * 2}, ValueError, r"weights\[0\] must be \(m, 4\)"),
-    ({"output": torch.zeros(5)}, TypeError, "output must have the dtype of x"),
-    ({"linear": torch.zeros(3, dtype=torch.float64)}, ValueError, r"linear must be \(4,\)"),
-    ({"context": torch.zeros(9, 2, dtype=torch.float64)}, ValueError, r"context must be \(c,\) or \(4, c\)"),
-])  # fmt: skip
-def test_potential_flow_errors(changes, error, message):
-    with pytest.raises(error, match=message):
-        potential_flow(**{**drawn(CASES[0]), "times": TIMES, **changes})

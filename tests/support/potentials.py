@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,3 +111,25 @@ def results(backend: str, arguments: dict[str, Any]) -> list[Tensor]:
     flat = torch.cat([gradient.flatten(), laplacian])
     gradients = torch.autograd.grad((flat * weights).sum() + 0.1 * laplacian.square().sum(), inputs)
     return [gradient.detach(), laplacian.detach(), *gradients]
+
+
+def drawn(case: Case, dtype: torch.dtype = torch.float64, device: str = "cpu") -> dict[str, Any]:
+    """The arguments of ``potential_flow`` by name, but for the times."""
+    arguments = case.draw(dtype, device)
+    del arguments["t"]
+    return arguments
+
+
+def flow(
+    backend: str, arguments: dict[str, Any], times: Any = (0.1, 0.3, 0.8), mass: float = 1.0, **options: Any
+) -> cgm_kernels.PotentialFlow:
+    with cgm_kernels.use_backend(backend):
+        return cgm_kernels.potential_flow(**arguments, times=times, mass=mass, **options)
+
+
+def gradients(results: Sequence[Tensor | None], arguments: dict[str, Any]) -> tuple[Tensor, ...]:
+    """By every tensor, of a sum that tells all elements apart."""
+    flat = torch.cat([one.flatten() for one in results if one is not None])
+    weights = (torch.arange(len(flat), device=flat.device) % 7 - 2.5).to(flat.dtype)
+    inputs = leaves(arguments)
+    return torch.autograd.grad((flat * weights).sum() + 0.1 * flat.square().sum(), inputs, materialize_grads=True)
