@@ -114,6 +114,13 @@ def test_nan_stays_in_its_row(operators, name):
             torch.testing.assert_close(*(one[others] for one in rows))
 
 
+def test_potential_without_tangents(operators):
+    found, exact = (potential(ops, Potential(3, 4, 3).draw(), 0, tangents=False) for ops in (operators, None))
+    for at, (actual, right) in enumerate(zip(found, exact, strict=True)):
+        if at != 1:  # the Laplacian
+            torch.testing.assert_close(actual, right)
+
+
 def test_gradients_that_did_not_come_are_zero(operators):
     call = divergence_calls()[0]
     leaves = call.draw()

@@ -167,15 +167,17 @@ def flow_calls() -> list[Call]:
     return [*found, *halves, Call((3, 3), method="midpoint")]
 
 
-def potential(ops: Any, arguments: dict[str, Any], only: int | None = None) -> tuple[Tensor, ...]:
-    """Of OT-Flow's potential likewise, by operators or, where they are None, in plain PyTorch; the gradients are those
-    by the tensors of ``arguments``. ``only`` one of the results may have a gradient."""
+def potential(
+    ops: Any, arguments: dict[str, Any], only: int | None = None, tangents: bool = True
+) -> tuple[Tensor, ...]:
+    """Of OT-Flow's potential likewise, by operators or, where they are None, in plain PyTorch.
+
+    The gradients are those by the tensors of ``arguments``; ``only`` one of the results may have one. Without
+    ``tangents`` the Laplacian is not to be read.
+    """
     inputs, network = leaves(arguments), [arguments[name] for name in ("weights", "biases", "output")]
-    terms, (first, *_), dims = (
-        [arguments["quadratic"], arguments["linear"]],
-        arguments["weights"],
-        arguments["x"].shape[1],
-    )
+    terms, first = [arguments["quadratic"], arguments["linear"]], arguments["weights"][0]
+    dims = arguments["x"].shape[1]
     t, context = torch.as_tensor(arguments["t"], dtype=first.dtype), arguments["context"]
     columns = [arguments["x"], t.expand(len(arguments["x"])).unsqueeze(1)]
     s = torch.cat(columns if context is None else [*columns, context], 1)
@@ -184,7 +186,7 @@ def potential(ops: Any, arguments: dict[str, Any], only: int | None = None) -> t
         sources, grads = results, directions(results)
         sources, grads = (values if only is None else values[only : only + 1] for values in (sources, grads))
     else:
-        along = potential_operators.directions(first, dims, len(network[0]))
+        along = potential_operators.directions(first, dims, len(network[0]))[: None if tangents else 0]
         sources = [s, potential_operators.packed(*network, *terms), along]
         rank = 0 if terms[0] is None else len(terms[0])
         options = (dims, len(first), len(network[0]), rank, terms[1] is not None)

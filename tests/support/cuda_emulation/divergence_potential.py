@@ -132,7 +132,7 @@ def compare(
 
 
 def cases() -> list[Case]:
-    """One layer to four; directions at once and in blocks; one block of threads and several; rows of a warp's width."""
+    """One layer to four; directions at once, in blocks and none; several blocks of threads; rows beyond a warp."""
     found = [Case(5, 4, layers, dtype=dtype) for layers in (1, 2, 3, 4) for dtype in ("float32", "float64")]
     options = [
         {"directions": 5, "inputs": 6, "layers": 3},
@@ -140,6 +140,7 @@ def cases() -> list[Case]:
         {"rank": 0, "laplacian": False},
         {"laplacian": False, "layers": 1},
         {"directions": 3, "block": 3, "inputs": 4, "layers": 4},
+        {"directions": 0, "block": 1, "layers": 3},
     ]
     sizes = itertools.cycle(((1, 1), (9, 33), (70, 5), (33, 32)))
     for option, dtype in itertools.product(options, ("float64", "float32")):
