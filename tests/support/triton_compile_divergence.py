@@ -9,15 +9,17 @@ memory, and of all cases registers, bytes of them in local memory and seconds, t
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from cgm_kernels.divergence import triton, triton_flow, triton_plan, triton_runge_kutta
+from cgm_kernels.divergence import potential_triton, triton, triton_flow, triton_plan, triton_runge_kutta
 from tests.support.divergence_operators import Call
 from tests.support.triton_launches import compiled_instead, resources
 
@@ -65,6 +67,15 @@ def combine() -> None:
     triton.runge_kutta_error(half, half, [half] * 7, [0.1] * 7, step, 0.0, 1e-3, 1e-6)
 
 
+def potential() -> None:
+    """Of three layers, the fewest that reach every kernel; 40 units of 5 rows."""
+    numbers = (2, 40, 3, 3, True)  # dims, units, layers, rank of the quadratic part, whether there is a linear one
+    size = 40 * 3 + 40 + 2 * (40 * 40 + 40) + 40 + 3 * 3 + 3
+    s, parameters, directions = torch.zeros(5, 3), torch.zeros(size), torch.zeros(2, 40)
+    found = potential_triton.potential_forward(s, parameters, directions, *numbers)
+    potential_triton.potential_backward(*found, s, parameters, directions, *numbers)
+
+
 def main() -> None:
     original = triton_plan.plan
     if not ALL:  # tiles that compile in seconds
@@ -72,22 +83,24 @@ def main() -> None:
     triton_runge_kutta._INTERPRETED = triton_runge_kutta._BLOCK
     for module in (triton, triton_flow):
         module.plan = lambda problem, _, *rest: original(problem, True, *rest)  # type: ignore[attr-defined]
+    jobs: list[tuple[object, Callable[[], None]]] = [("combination", combine), ("potential", potential)]
+    jobs += [(call, functools.partial(launch, call, call.draw())) for call in (every() if ALL else FEW)]
     capabilities = itertools.cycle(int(argument) for argument in sys.argv[1:] if argument.isdigit())
-    for capability, call in zip(capabilities, [None, *(every() if ALL else FEW)], strict=False):
+    for capability, (case, job) in zip(capabilities, jobs, strict=False):
         start = time.process_time()
 
-        def report(name: str, binary: Any, capability: int = capability, call: Call | None = call) -> None:
+        def report(name: str, binary: Any, capability: int = capability, case: object = case) -> None:
             nonlocal start
             assert binary.asm["cubin"]
             more = ""
             if ALL:
                 registers, spilled = resources(binary, capability)
                 more = f"{registers} registers {spilled} bytes spilled {time.process_time() - start:.0f} s "
-            print(f"sm_{capability} {name} {binary.metadata.shared} bytes shared {more}{call}", flush=True)
+            print(f"sm_{capability} {name} {binary.metadata.shared} bytes shared {more}{case}", flush=True)
             start = time.process_time()
 
         with compiled_instead(capability, report):
-            combine() if call is None else launch(call, call.draw())
+            job()
 
 
 if __name__ == "__main__":
