@@ -5,8 +5,8 @@ large tiles of a library's products are the faster way.
 
 What ptxas says of sm_80 and sm_90 (tests/support/triton_compile_divergence.py --all: widths 16 to 128, d 1 to 64, every
 kind of tangents and dtype): shared memory at most 12 KiB of a program, 150 to 255 registers of a thread, that is two
-programs of 128 threads on a multiprocessor, and at most 0.4 KiB of them in local memory, 0.2 of float32. Twice as many
-columns of a tile put 0.5 to 2.3 KiB there.
+programs of 128 threads on a multiprocessor, and at most 0.4 KiB of them in local memory, a quarter of one of float32.
+Twice as many columns of a tile put 0.5 to 2.3 KiB there.
 
 To be tuned on a GPU, reasoned and not yet measured: ``_BLOCK_ROWS`` (values and tangents of a program; more reuse each
 weight more often, fewer fill the GPU at smaller batches), ``_MOST_TANGENTS`` (of a row in a program; each tile of them
