@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from cgm_models.cnf import NotConvergedError
+
 from . import page, problems, results, runner, timing
 from .configuration import Configuration, choose
 
@@ -45,14 +47,17 @@ def _train(configurations: list[Configuration], most_seeds: int | None) -> None:
     for seed in range(most if most_seeds is None else min(most, most_seeds)):
         for configuration in configurations:
             if seed < configuration.n_seeds:
-                done = runner.run(configuration, seed).of(seed)
-                assert done is not None
-                unit = problems.find(configuration.problem).unit
-                print(
-                    f"{configuration.name} seed {seed}: {done.value:.4f} ± {done.error:.4f} {unit}, "
-                    f"{done.steps} steps in {done.seconds:.0f} s",
-                    flush=True,
-                )
+                print(f"{configuration.name} seed {seed}: {_reached(configuration, seed)}", flush=True)
+
+
+def _reached(configuration: Configuration, seed: int) -> str:
+    try:
+        done = runner.run(configuration, seed).of(seed)
+    except NotConvergedError as error:
+        return f"not published, for {error}"
+    assert done is not None
+    unit = problems.find(configuration.problem).unit
+    return f"{done.value:.4f} ± {done.error:.4f} {unit}, {done.steps} steps in {done.seconds:.0f} s"
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from cgm_models.cli.main import main
 from cgm_models.cnf import FFJORD, NotConvergedError, check_mass, converge, converged_log_prob, mass_in_the_plane
 from cgm_models.training import Trainer
 from fidelity import continuous
+from fidelity.__main__ import main as fidelity
 from tests.support.cnf import make, moved
 
 BOX = ((-9.0, 9.0), (-9.0, 9.0))
@@ -105,6 +106,21 @@ def test_what_is_published_is_converged_and_has_mass_one(monkeypatch):
         continuous.published(flow, lambda: flow.log_prob(x), ((0.0, 1.0), (0.0, 1.0)))
     discrete = cgm_models.flows.RealNVP(dim=2, n_layers=1)
     assert continuous.published(discrete, lambda: x[:, 0], BOX) is not None
+
+
+def test_a_flow_whose_likelihood_is_none_does_not_stop_the_others(monkeypatch, capsys):
+    """Trained with steps too long, a flow learns to make mass of their error."""
+
+    def run(configuration, seed):
+        raise NotConvergedError("FFJORD: the density integrates to 0.3029", 0.7)
+
+    monkeypatch.setattr("fidelity.runner.run", run)
+    monkeypatch.setattr("fidelity.page.write", lambda: None)
+    assert fidelity(["moons-ffjord", "pinwheel", "--seeds", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in told] == [
+        f"{name}-ffjord seed 0: not published" for name in ("moons", "pinwheel")
+    ]
 
 
 def test_a_flow_trained_on_a_gaussian_comes_close_to_it(tmp_path):
