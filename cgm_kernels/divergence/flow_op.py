@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -113,13 +113,14 @@ def _flow(
     features = _features(x, weights, context, time_features, times)
     n_others = sum(0 if part is None else part.shape[-1] for part in (features, context))
     checks.layers(x, weights, biases, n_others, _described(time_features, features, context))
-    film = checks.film(film(times) if callable(film) else film, weights, x, len(times), "stage")
+    film = checks.film(film(times.clone()) if callable(film) else film, weights, x, len(times), "stage")
     divergence = exact or probes is not None
     directions = probes if divergence else x.new_empty((0, *x.shape))
     tensors = [x, weights, biases, directions, features, context, film]
     if x.dtype in HALVES and not reads_halves(backend, x):
         tensors = widened(tensors)
     x1, integrals = _canonical(backend, tensors, ends, method, activation, residual, regularize, keep_states)
+    x1 = x1.clone() if len(ends) == 1 else x1  # a result is never its argument
     kinetic, frobenius = (integrals[1], integrals[2] if divergence else None) if regularize else (None, None)
     return FlowResult(x1.to(x.dtype), integrals[0] if divergence else None, kinetic, frobenius)
 
@@ -175,7 +176,9 @@ def _features(
 ) -> Tensor | None:
     """The features (N·S, f) of the stages' times; None for a field that does not depend on the time."""
     if time_features is not None:
-        found = time_features(times)
+        if not callable(time_features):
+            raise TypeError(f"time_features must be a function of times: got {type(time_features).__name__}")
+        found = time_features(times.clone())
         tensor("time_features(times)", found)
         if found.dim() != 2 or len(found) != len(times):
             raise ValueError(f"time_features must give ({len(times)}, f) for as many times: got {tuple(found.shape)}")
@@ -191,21 +194,29 @@ def _described(time_features: Features | None, features: Tensor | None, context:
     return time + ("" if context is None else ", context")
 
 
+_StageTimes = tuple[tuple[float, ...], str, torch.dtype, torch.device]
+_MOST_KEPT = 64
+_kept: OrderedDict[_StageTimes, Tensor] = OrderedDict()
+
+
 def _stage_times(ends: tuple[float, ...], method: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The times (N·S,) of all stages."""
-    if torch.compiler.is_compiling():
+    """The times (N·S,) of all stages, which nobody may write to.
+
+    They are kept, because a tensor made from numbers waits for a GPU, which a loop over batches need not do at each
+    turn; not where tensors are made that only stand for some.
+    """
+    if torch.compiler.is_compiling() or type(torch.empty(0)) is not Tensor:
         return _made_stage_times(ends, method, dtype, device)
-    return _kept_stage_times(ends, method, dtype, device)
+    key = ends, method, dtype, device
+    if (found := _kept.get(key)) is None:
+        with torch.inference_mode(False):
+            found = _kept[key] = _made_stage_times(ends, method, dtype, device)
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return found
 
 
 def _made_stage_times(ends: tuple[float, ...], method: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     nodes = TABLEAUS[method].nodes
     times = [start + node * (end - start) for start, end in itertools.pairwise(ends) for node in nodes]
     return torch.tensor(times, dtype=dtype, device=device)
-
-
-# A tensor made from numbers waits for a GPU, which a loop over batches need not do at each turn.
-@functools.lru_cache(maxsize=64)
-def _kept_stage_times(ends: tuple[float, ...], method: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return _made_stage_times(ends, method, dtype, device)

@@ -123,7 +123,7 @@ def _divergence(
         rest = [part if part is None else part.float() for part in (output, quadratic, linear, context)]
         time = t.float() if isinstance(t, Tensor) else t
         found = _divergence(x.float(), time, *wide, *rest, tangents=tangents)  # type: ignore[misc, arg-type]
-        return found[0].to(x.dtype), found[1].to(x.dtype)
+        return found[0].to(x.dtype), found[1]
     s = _joined(x, t, context)
     backend = backends.select(x.device.type)
     if backend == "reference":

@@ -98,7 +98,7 @@ def _composed(
         wide = [[part.float() for part in parts] for parts in (weights, biases)]
         rest = [part if part is None else part.float() for part in (output, quadratic, linear, context)]
         found = _composed(x.float(), times, mass, *wide, *rest, divergence=divergence)  # type: ignore[misc, arg-type]
-        return found[0].to(x.dtype), found[1].to(x.dtype)
+        return found[0].to(x.dtype), found[1]
 
     def rates(t: float, point: Tensor) -> tuple[Tensor, Tensor]:
         given = (point, t, weights, biases, output)

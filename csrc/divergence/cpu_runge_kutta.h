@@ -54,22 +54,31 @@ void update_range(const Update<Real>& problem, int64_t begin, int64_t end) {
   }
 }
 
+// The elements of a tile one behind the other: where they are, or in `copy`.
+template <typename Real>
+static inline const Real* dense(const Real* from, int64_t step, int64_t count, Real* copy) {
+  if (step == 1) return from;
+  for (int64_t i = 0; i < count; ++i) copy[i] = from[i * step];
+  return copy;
+}
+
 // The sum of the squares.
 template <typename Real>
 double error_range(const ErrorNorm<Real>& problem, int64_t begin, int64_t end) {
-  Real sum[tile_elements];
+  Real sum[tile_elements], copies[2][tile_elements];
   double total = 0;
   for (int64_t first = begin; first < end; first += tile_elements) {
     const int64_t left = end - first, count = left < tile_elements ? left : tile_elements;
     combine(problem.combination, first, count, sum);
     const int64_t step0 = problem.y0.step, step1 = problem.y1.step;
-    const Real *y0 = problem.y0.data + first * step0, *y1 = problem.y1.data + first * step1;
+    const Real* y0 = dense(problem.y0.data + first * step0, step0, count, copies[0]);
+    const Real* y1 = dense(problem.y1.data + first * step1, step1, count, copies[1]);
     const Real rtol = problem.rtol, atol = problem.atol;
     Real squares = 0;
 #pragma omp simd reduction(+ : squares)
     for (int64_t i = 0; i < count; ++i) {
-      const Real a = y0[i * step0] < 0 ? -y0[i * step0] : y0[i * step0];
-      const Real b = y1[i * step1] < 0 ? -y1[i * step1] : y1[i * step1];
+      const Real a = y0[i] < 0 ? -y0[i] : y0[i];
+      const Real b = y1[i] < 0 ? -y1[i] : y1[i];
       const Real larger = (a > b) | (a != a) ? a : b;  // NaN stays
       const Real ratio = sum[i] / (atol + rtol * larger);
       squares += ratio * ratio;

@@ -102,7 +102,7 @@ class GenerativeModel(nn.Module):
 
 
 def load(directory: str | os.PathLike[str]) -> GenerativeModel:
-    """The model that ``save`` wrote into ``directory``, on the CPU. No code from the files is ever run.
+    """The model that ``save`` wrote into ``directory``, on the CPU, in its dtype. No code from the files is ever run.
 
     Raises:
         FileNotFoundError: if there is no model there.
@@ -115,6 +115,9 @@ def load(directory: str | os.PathLike[str]) -> GenerativeModel:
     _compare_copy(Path(directory) / CONFIG, description)
     try:
         model = registry.find(description["model"])(**description["config"])
+        dtypes = {tensors[name].dtype for name, _ in model.named_parameters() if name in tensors}
+        if len(dtypes) == 1 and dtypes != {parameter.dtype for parameter in model.parameters()}:
+            model.to(*dtypes)
         model.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the model {description['model']}: {error}") from error

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchdiffeq import odeint
 
 import cgm_kernels
@@ -178,3 +179,30 @@ def test_half_precision(dtype, pair):
     assert found.x.dtype is dtype and found.divergence.dtype is torch.float32
     for one, other in zip(found[:2], exact[:2], strict=True):
         assert (one.double() - other).abs().max() < 16 * torch.finfo(dtype).eps * other.abs().max()
+
+
+def test_functions_of_the_time_may_write_to_it():
+    times, leaves = [0.0, 0.125, 1.0], wide(CASE.draw(), 1)
+    before = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times).x
+
+    def spoil(t):
+        return t.mul_(0.0)[:, None]
+
+    cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times, time_features=spoil)
+    film = lambda t: [(spoil(t).expand(-1, 6), leaves["bias0"]), None, None]  # noqa: E731
+    cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times, film=film)
+    assert torch.equal(cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times).x, before)
+
+
+def test_stand_ins_for_tensors_are_not_kept():
+    times, leaves = [0.0, 0.375, 1.0], wide(CASE.draw(), 1)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times)
+    assert type(cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=times).x) is torch.Tensor
+
+
+def test_no_step_gives_a_copy():
+    leaves = CASE.draw()
+    found = cgm_kernels.mlp_flow(leaves["x"], *layers(leaves), times=[0.5], exact=True)
+    assert torch.equal(found.x, leaves["x"]) and not found.divergence.any()
+    assert found.x.data_ptr() != leaves["x"].data_ptr()

@@ -179,6 +179,18 @@ def test_regularizers_need_something_to_measure_with():
         solve(perceptron(), rows(2, 3), None, Solver(), regularizers=True)
 
 
+def test_a_field_that_is_the_same_everywhere():
+    class Everywhere(VectorField):
+        def forward(self, t, x, context=None):
+            return torch.ones_like(x)
+
+    x = rows(3, 2)
+    found = solve(Everywhere(), x, None, Solver("rk4", 2), exact=True, regularizers=True)
+    torch.testing.assert_close(found.x, x + 1)
+    torch.testing.assert_close(found.kinetic, torch.full((3,), 2.0, dtype=torch.float64))
+    assert not found.divergence.any() and not found.frobenius.any()
+
+
 def test_refining_and_shortening():
     assert Solver("rk4", 5).refined(2).n_steps == 20
     assert Solver("dopri5", rtol=1e-3).refined(1).rtol == pytest.approx(1e-3 / 32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
+
+_WIDE = 400
 
 
 def console() -> Any:
-    """A rich console; at least 120 columns where the output is not a terminal."""
+    """A rich console; where the output is not a terminal, so wide that no table is cut."""
     from rich.console import Console
 
     own = Console()
-    return own if own.is_terminal else Console(width=max(120, shutil.get_terminal_size().columns))
+    return own if own.is_terminal else Console(width=_WIDE)

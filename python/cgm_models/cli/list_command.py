@@ -14,7 +14,7 @@ def run(arguments: list[str]) -> int:
     if what != "data":
         print("models")
         for name, summary in registry.summaries().items():
-            print(f"  {name:<26}{summary}")
+            print(f"  {name:<30}{summary}")
     if what != "models":
         from ..data import names
 

@@ -81,8 +81,10 @@ class ModuleField(VectorField):
 def _with_frobenius(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        points = x if x.requires_grad else x.detach().requires_grad_()
+        points = x.view_as(x) if differentiable and x.requires_grad else x.detach().requires_grad_()
         value = fn(points)
+        if not value.requires_grad:
+            return value, x.new_zeros(len(x)), x.new_zeros(len(x))
         divergence, square = x.new_zeros(len(x)), x.new_zeros(len(x))
         for probe in probes:
             (row,) = torch.autograd.grad(
