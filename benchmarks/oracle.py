@@ -41,9 +41,9 @@ class Oracle:
         """Compute the results now, as long as nothing is patched."""
         _ = self._expected
 
-    def check(self, name: str, method: Method) -> None:
-        """AssertionError where the results of ``method`` are further off than the rule allows."""
+    def check(self, name: str, method: Method, floor: float = 1e-6) -> None:
+        """AssertionError where the results of ``method`` are off by more than twice eager's error and ``floor``."""
         for found, (wanted, bound) in zip(results(method, self.inputs, self.cotangents), self._expected, strict=True):
             error = relative_error(found, wanted)
-            if not (found.shape == wanted.shape and error <= 2 * bound + 1e-6):
+            if not (found.shape == wanted.shape and error <= 2 * bound + floor):
                 raise AssertionError(f"{name} at {self.cell} is off by {error:.1e}, PyTorch eager by {bound:.1e}")
