@@ -117,7 +117,7 @@ def load(directory: str | os.PathLike[str]) -> GenerativeModel:
         model = registry.find(description["model"])(**description["config"])
         dtypes = {tensors[name].dtype for name, _ in model.named_parameters() if name in tensors}
         if len(dtypes) == 1 and dtypes != {parameter.dtype for parameter in model.parameters()}:
-            model.to(*dtypes)
+            model.to(dtypes.pop())
         model.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{path} does not fit the model {description['model']}: {error}") from error
