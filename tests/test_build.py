@@ -186,5 +186,11 @@ def test_missing_torch_prints_the_command(tmp_path):
     assert skipped.returncode == 0, skipped.stderr
 
 
+def test_no_two_sources_make_one_object():
+    """A .cpp and a .cu of one name do: nothing but a build with CUDA would notice."""
+    sources = [path.with_suffix("") for kind in ("*.cpp", "*.cu") for path in (ROOT / "csrc").rglob(kind)]
+    assert len(sources) == len(set(sources))
+
+
 def test_version_is_the_same_everywhere():
     assert f'version = "{cgm_kernels.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")

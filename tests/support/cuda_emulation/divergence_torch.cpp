@@ -13,7 +13,7 @@
 #include "divergence/cuda_op.cpp"
 #include "divergence/cuda_runge_kutta.cpp"
 #include "divergence/cuda_trace.cpp"
-#include "divergence/potential_cuda.cpp"
+#include "divergence/potential_cuda_op.cpp"
 
 namespace cgm::divergence::cuda {
 

@@ -1,6 +1,4 @@
 #ifdef CGM_WITH_CUDA
-#include "divergence/potential_cuda.h"
-
 #include <ATen/Dispatch.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addmm.h>
@@ -16,6 +14,7 @@
 
 #include "divergence/cuda_guards.h"
 #include "divergence/cuda_network.h"
+#include "divergence/potential_cuda.h"
 #include "divergence/potential_problem.h"
 #include "divergence/potential_sweep.h"
 
