@@ -57,6 +57,27 @@ void check(const Arguments& given) {
                     "mlp_flow: shapes do not fit widths ", given.widths);
 }
 
+// Contiguous and checked.
+Arguments arguments_of(const at::Tensor& x, const OptionalTensor& probes, const at::Tensor& parameters,
+                       const at::Tensor& time_bias, const OptionalTensor& added, const OptionalTensor& film,
+                       at::ArrayRef<double> steps, int64_t method, at::IntArrayRef widths, int64_t activation,
+                       bool residual, bool regularize) {
+  const Arguments given{x.contiguous(),
+                        dense(probes),
+                        parameters.contiguous(),
+                        time_bias.contiguous(),
+                        dense(added),
+                        dense(film),
+                        steps,
+                        method,
+                        widths,
+                        activation,
+                        residual,
+                        regularize};
+  check(given);
+  return given;
+}
+
 template <typename scalar_t>
 Flow<scalar_t> flow_of(const Arguments& given) {
   Flow<scalar_t> flow;
@@ -86,19 +107,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> mlp_flow(const at::Tensor& x, con
                                                         at::ArrayRef<double> steps, int64_t method,
                                                         at::IntArrayRef widths, int64_t activation, bool residual,
                                                         bool regularize, bool keep_states) {
-  const Arguments given{x.contiguous(),
-                        dense(probes),
-                        parameters.contiguous(),
-                        time_bias.contiguous(),
-                        dense(added),
-                        dense(film),
-                        steps,
-                        method,
-                        widths,
-                        activation,
-                        residual,
-                        regularize};
-  check(given);
+  const auto given = arguments_of(x, probes, parameters, time_bias, added, film, steps, method, widths, activation,
+                                  residual, regularize);
   const auto n_steps = static_cast<int64_t>(steps.size());
   const auto x1 = at::empty(x.sizes(), x.options()), integrals = at::empty({3, x.size(0)}, x.options());
   const auto states =
@@ -116,19 +126,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor> mlp_flow_
     const OptionalTensor& probes, const at::Tensor& parameters, const at::Tensor& time_bias,
     const OptionalTensor& added, const OptionalTensor& film, const at::Tensor& states, at::ArrayRef<double> steps,
     int64_t method, at::IntArrayRef widths, int64_t activation, bool residual, bool regularize) {
-  const Arguments given{x.contiguous(),
-                        dense(probes),
-                        parameters.contiguous(),
-                        time_bias.contiguous(),
-                        dense(added),
-                        dense(film),
-                        steps,
-                        method,
-                        widths,
-                        activation,
-                        residual,
-                        regularize};
-  check(given);
+  const auto given = arguments_of(x, probes, parameters, time_bias, added, film, steps, method, widths, activation,
+                                  residual, regularize);
   const auto by_x1 = dense(grad_x1), by_integrals = dense(grad_integrals), kept = states.contiguous();
   const auto like = [](const at::Tensor& tensor, const at::Tensor& options) {
     return tensor.defined() ? at::empty(tensor.sizes(), tensor.options()) : at::empty({0}, options.options());
