@@ -7,18 +7,10 @@
 namespace cgm::divergence {
 namespace {
 
-constexpr int64_t most_tile_rows = 48;  // values and tangents of a layer fit the first-level cache; a multiple of the
-                                        // rows whose sums a product keeps in registers
-constexpr int64_t product_rows = 6;
 constexpr int64_t settled_tiles = 8;  // whose sums are recent ones
 
 // What is kept lies tile by tile: the cut does not depend on threads, which may be others in the backward.
-int64_t rows_of_tile(int64_t batch, int64_t probes) {
-  const int64_t most = std::max(2 * most_tile_rows / (1 + std::max<int64_t>(probes, 1)), product_rows);
-  const int64_t tiles = std::max<int64_t>((batch + most - 1) / most, 1), rows = (batch + tiles - 1) / tiles;
-  const int64_t whole = (rows + product_rows - 1) / product_rows * product_rows;
-  return std::max<int64_t>(std::min(whole, batch), 1);
-}
+int64_t rows_of_cut(int64_t batch, int64_t probes) { return rows_of_tile(batch, probes, /*threads=*/1); }
 
 // Numbers that the forward of a row keeps: of the first and last projections, and of the network.
 template <typename scalar_t>
@@ -52,7 +44,7 @@ class Worker {
   Worker(const Network<scalar_t>& network, const Batch<scalar_t>& batch, int64_t kept_of_row, bool backward)
       : network_(network),
         batch_(batch),
-        rows_(rows_of_tile(batch.rows, batch.probes)),
+        rows_(rows_of_cut(batch.rows, batch.probes)),
         kept_of_row_(kept_of_row),
         backward_(backward),
         memory_(::operator new(place(nullptr), std::align_val_t(256))),
@@ -174,7 +166,7 @@ template <typename scalar_t>
 void mlp_divergence_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>& batch, const Divergence<scalar_t>& result,
                         const Parallel& parallel) {
   const Network<scalar_t> network(mlp, options_of(batch, result.frobenius != nullptr));
-  const int64_t rows = rows_of_tile(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
+  const int64_t rows = rows_of_cut(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
   const auto run = [&](int64_t begin, int64_t end) {
     const Worker<scalar_t> worker(network, batch, kept_of_row(mlp, batch.probes), /*backward=*/false);
     for (int64_t tile = begin; tile < end; ++tile) worker.forward(tile, result);
@@ -187,7 +179,7 @@ template <typename scalar_t>
 void mlp_divergence_backward_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>& batch,
                                  const DivergenceGradient<scalar_t>& gradient, const Parallel& parallel) {
   const Network<scalar_t> network(mlp, options_of(batch, gradient.frobenius != nullptr));
-  const int64_t rows = rows_of_tile(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
+  const int64_t rows = rows_of_cut(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
   // Each part of the batch has sums of its own, so that the result does not depend on timing.
   const int64_t parts = std::max<int64_t>(std::min<int64_t>(parallel.threads, tiles), 1);
   const int64_t share = (tiles + parts - 1) / parts;

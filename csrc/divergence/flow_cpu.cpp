@@ -4,16 +4,6 @@
 namespace cgm::divergence {
 namespace {
 
-constexpr int64_t most_tile_rows = 48, product_rows = 6;  // as of a single evaluation, see cpu.cpp
-
-// As many rows as caches take, but no thread is left without a tile.
-int64_t rows_of_tile(int64_t batch, int64_t probes, int64_t threads) {
-  const int64_t most = std::max(2 * most_tile_rows / (1 + std::max<int64_t>(probes, 1)), product_rows);
-  const int64_t share = std::max<int64_t>((batch + threads - 1) / threads, 1);
-  const int64_t tiles = (share + most - 1) / most, rows = (share + tiles - 1) / tiles;
-  return std::min((rows + product_rows - 1) / product_rows * product_rows, std::max<int64_t>(batch, 1));
-}
-
 template <typename scalar_t>
 int64_t n_stages(const Flow<scalar_t>& flow) {
   return flow.n_steps * tableaus[flow.method].stages;

@@ -10,6 +10,10 @@
 namespace cgm::divergence {
 namespace {
 
+constexpr int64_t most_tile_rows = 48;  // values and tangents of a layer fit the first-level cache; a multiple of the
+                                        // rows whose sums a product keeps in registers
+constexpr int64_t product_rows = 6;
+
 template <typename scalar_t>
 int64_t whole(int64_t width) {
   constexpr int64_t vector = 64 / static_cast<int64_t>(sizeof(scalar_t));
@@ -36,6 +40,13 @@ void transpose(const scalar_t* in, int64_t rows, int64_t columns, int64_t in_row
 }
 
 }  // namespace
+
+int64_t rows_of_tile(int64_t batch, int64_t probes, int64_t threads) {
+  const int64_t most = std::max(2 * most_tile_rows / (1 + std::max<int64_t>(probes, 1)), product_rows);
+  const int64_t share = std::max<int64_t>((batch + threads - 1) / threads, 1);
+  const int64_t tiles = (share + most - 1) / most, rows = (share + tiles - 1) / tiles;
+  return std::min((rows + product_rows - 1) / product_rows * product_rows, std::max<int64_t>(batch, 1));
+}
 
 template <typename scalar_t>
 Network<scalar_t>::Network(const Mlp<scalar_t>& mlp, const NetworkOptions& options)

@@ -24,6 +24,9 @@ namespace cgm::divergence {
 // K = 3 without residuals, a'(u_2)ᵀ M a'(u_1) with M = W_2 ∘ (W_1 W_3)ᵀ; `columns`, d tangents, a few at a time.
 enum class Trace : int { probes, inner, sandwich, columns };
 
+// As many rows as a tile of `probes` probes takes in the caches, but no thread is left without a tile.
+int64_t rows_of_tile(int64_t batch, int64_t probes, int64_t threads);
+
 constexpr int64_t tangents_together = 96;  // rows of tangents that `columns` takes through the layers at once
 
 struct NetworkOptions {
