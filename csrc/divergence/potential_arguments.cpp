@@ -5,6 +5,9 @@
 #include <ATen/ops/linalg_qr.h>
 #include <ATen/ops/mm.h>
 
+#include <utility>
+
+#include "common/double_backward.h"
 #include "common/fast_path.h"
 
 namespace cgm::divergence {
@@ -69,6 +72,16 @@ void part(const PotentialArguments& given, const PreparedNetwork& ready, const a
   if (!given.wanted(3) || grad_directions.size(0) == 0) return;
   const auto by_space = ready.basis.defined() ? at::mm(grad_directions.t(), ready.basis) : grad_directions.t();
   result[3].narrow(1, 0, given.dims()).add_(by_space);
+}
+
+std::vector<at::Tensor> gradients_of_present(const std::vector<at::Tensor>& of_all, const PotentialArguments& given,
+                                             const std::vector<at::Tensor>& grads, size_t others) {
+  std::vector<at::Tensor> result, sources = given.defined();
+  for (size_t k = 0; k < of_all.size(); ++k)
+    if (given.all[k].defined()) result.push_back(of_all[k]);
+  result.resize(result.size() + others);
+  sources.insert(sources.end(), grads.begin(), grads.end());
+  return final_gradients(std::move(result), sources);
 }
 
 std::optional<PotentialArguments> plain_arguments(const at::Tensor& x, const std::optional<at::Tensor>& t,

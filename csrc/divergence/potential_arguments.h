@@ -70,6 +70,11 @@ PreparedNetwork prepare(const PotentialArguments& given, bool tangents);
 void part(const PotentialArguments& given, const PreparedNetwork& ready, const at::Tensor& grad_packed,
           const at::Tensor& grad_directions, std::vector<at::Tensor>& result);
 
+// The gradients of all arguments as autograd takes them: those of the present ones, then none for `others`, what is
+// there beside tensors. They depend on all that the arguments and `grads` depend on.
+std::vector<at::Tensor> gradients_of_present(const std::vector<at::Tensor>& of_all, const PotentialArguments& given,
+                                             const std::vector<at::Tensor>& grads, size_t others);
+
 // Those of a plain eager call on the CPU, with nothing wrong; undefined where there are none.
 std::optional<PotentialArguments> plain_arguments(const at::Tensor& x, const std::optional<at::Tensor>& t,
                                                   const std::vector<at::Tensor>& weights,

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
 #include "divergence/potential.h"
 #include "divergence/potential_arguments.h"
@@ -29,6 +28,8 @@ at::Tensor context_of(const PotentialArguments& given) {
 
 class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
  public:
+  static constexpr size_t others = 5;  // arguments of forward that are no tensors
+
   static variable_list forward(AutogradContext* ctx, at::TensorList given, const std::vector<int64_t>& present,
                                int64_t layers, const std::vector<double>& times, double mass, bool tangents) {
     at::AutoDispatchBelowADInplaceOrView below;
@@ -54,8 +55,8 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
     const auto present = ctx->saved_data["present"].toIntVector();
     const variable_list sources(saved.begin() + 5, saved.end());
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
-    variable_list result(sources.size() + 5), grads_of_all(given.all.size());
-    if (!grads[0].defined() && !grads[1].defined()) return result;
+    variable_list grads_of_all(given.all.size());
+    if (!grads[0].defined() && !grads[1].defined()) return variable_list(sources.size() + others);
     TORCH_CHECK(plain_eager(grads[0], grads[1]),
                 "batched or traced gradients of a flow come from cgm_kernels.use_backend('reference')");
     {
@@ -70,12 +71,7 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
         grads_of_all[2] = given.context().dim() == 1 ? found.grad_context.sum(0) : found.grad_context;
       part(given, ready, found.grad_parameters, found.grad_directions, grads_of_all);
     }
-    size_t next = 0;
-    for (size_t k = 0; k < present.size(); ++k)
-      if (present[k] != 0) result[next++] = grads_of_all[k];
-    variable_list all = sources;
-    all.insert(all.end(), grads.begin(), grads.end());
-    return final_gradients(std::move(result), all);
+    return gradients_of_present(grads_of_all, given, grads, others);
   }
 };
 

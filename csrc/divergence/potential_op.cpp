@@ -7,7 +7,6 @@
 #include <cmath>
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/registered.h"
 #include "divergence/potential.h"
 #include "divergence/potential_arguments.h"
@@ -41,6 +40,8 @@ void part(const PotentialArguments& given, const at::Tensor& grad_s, variable_li
 
 class Potential : public torch::autograd::Function<Potential> {
  public:
+  static constexpr size_t others = 4;  // arguments of forward that are no tensors
+
   static variable_list forward(AutogradContext* ctx, at::TensorList given, const std::vector<int64_t>& present,
                                int64_t layers, double time, bool tangents) {
     at::AutoDispatchBelowADInplaceOrView below;
@@ -65,8 +66,8 @@ class Potential : public torch::autograd::Function<Potential> {
     const auto present = ctx->saved_data["present"].toIntVector();
     const variable_list sources(saved.begin() + 4, saved.end());
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
-    variable_list result(sources.size() + 4), grads_of_all(given.all.size());
-    if (!grads[0].defined() && !grads[1].defined()) return result;
+    variable_list grads_of_all(given.all.size());
+    if (!grads[0].defined() && !grads[1].defined()) return variable_list(sources.size() + others);
     {
       at::NoGradGuard no_grad;
       const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
@@ -77,12 +78,7 @@ class Potential : public torch::autograd::Function<Potential> {
       part(given, grad_s, grads_of_all);
       part(given, ready, grad_packed, grad_directions, grads_of_all);
     }
-    size_t next = 0;
-    for (size_t k = 0; k < present.size(); ++k)
-      if (present[k] != 0) result[next++] = grads_of_all[k];
-    variable_list all = sources;
-    all.insert(all.end(), grads.begin(), grads.end());
-    return final_gradients(std::move(result), all);
+    return gradients_of_present(grads_of_all, given, grads, others);
   }
 };
 
