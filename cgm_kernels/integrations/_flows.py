@@ -130,7 +130,7 @@ def refuse_hooks(*modules: nn.Module, inside: bool = True) -> None:
 
 
 def activation_name(activation: Any) -> str:
-    """What masked_mlp_inverse calls this function or module."""
+    """What masked_mlp_affine and masked_mlp_inverse call this function or module."""
     if not isinstance(activation, nn.Module):
         name = ACTIVATIONS.get(activation) if callable(activation) else None
     else:
@@ -152,7 +152,7 @@ def _module_activation(module: nn.Module) -> str | None:
 
 
 def autoregressive(map: Callable[..., tuple[Tensor, Tensor]], *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """The masked inverse; masks that are autoregressive in no order are the library's."""
+    """``map``, masked_mlp_affine or its inverse; masks that are autoregressive in no order are the library's."""
     try:
         return map(*args, **options)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""MADE as nflows and normflows have it (both from one source): its layers in the form of masked_mlp_inverse."""
+"""MADE as nflows and normflows have it (both from one source): its layers as arguments of our masked networks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ._library import PassOn
 
 
 class Layers(NamedTuple):
-    """Arguments of masked_mlp_inverse."""
+    """Arguments of masked_mlp_affine and masked_mlp_inverse."""
 
     weights: list[Tensor]
     biases: list[Tensor | None]
