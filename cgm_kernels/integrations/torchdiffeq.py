@@ -36,6 +36,16 @@ def _check(y0: Any, f0: Any, least: int = 1) -> None:
         raise PassOn("a small state")
 
 
+def _glance(least: str, place: int) -> Callable[[tuple[Any, ...]], str | None]:
+    """Sees that the state, the argument at ``place``, has fewer than LEAST elements: a step costs little more then."""
+
+    def glance(args: tuple[Any, ...]) -> str | None:
+        y0 = args[place] if len(args) > place else None
+        return "a small state" if type(y0) is Tensor and y0.numel() < LEAST[least] else None
+
+    return glance
+
+
 def _update(y: Tensor, stages: Sequence[Tensor], coefficients: Sequence[float], dt: Tensor) -> Tensor:
     """y + dt Σ c_i k_i; by PyTorch where a function gave stages of another shape or dtype than its state."""
     pairs = [(k, c) for k, c in zip(stages, coefficients, strict=True) if c != 0.0]
@@ -134,4 +144,9 @@ LIBRARY = Library(
         f"{_RK}._runge_kutta_step": _adaptive_step,
     },
     check=version_check("torchdiffeq", (0, 2, 5), (0, 3)),
+    glances={
+        f"{_RK}.rk4_alt_step_func": _glance("rk4", 4),
+        f"{_RK}.rk2_step_func": _glance("heun", 4),
+        f"{_RK}.rk3_step_func": _glance("heun", 4),
+    },
 )

@@ -11,6 +11,8 @@ ot = pytest.importorskip("ot", reason="POT is not installed (pip install POT)")
 
 import cgm_kernels  # noqa: E402
 from cgm_kernels import integrations  # noqa: E402
+from cgm_kernels.integrations import _report  # noqa: E402
+from cgm_kernels.integrations._library import _binder  # noqa: E402
 
 NAMES = ("sliced_wasserstein_distance", "max_sliced_wasserstein_distance", "wasserstein_1d", "emd2_1d")
 
@@ -80,6 +82,47 @@ def test_threads():
     assert not failures
     assert ot.wasserstein_1d is original
     assert {row.function: row.ours for row in integrations.report()}["ot.wasserstein_1d"] == 60
+
+
+def test_no_call_is_lost_between_threads():
+    name, number = "ot.wasserstein_1d", 5000
+    integrations.report(reset=True)
+    threads = [
+        threading.Thread(target=lambda reason=reason: [_report.count(name, reason) for _ in range(number)])
+        for reason in (None, "here", "there", None)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (row,) = [row for row in integrations.report(reset=True) if row.ours]
+    assert row == integrations.Calls(name, 2 * number, 2 * number, {"here": number, "there": number})
+
+
+@pytest.mark.parametrize(
+    "args, kwargs",
+    [
+        ((1, 2), {}),
+        ((1, 2, 3, 4), {}),
+        ((1,), {"b": 2}),
+        ((), {"d": 4, "b": 2, "a": 1}),
+        ((1, 2), {"d": 4}),
+        ((1,), {}),
+        ((1,), {"c": 3}),
+        ((1, 2), {"b": 3}),
+        ((1, 2), {"e": 5}),
+        ((1, 2, 3, 4, 5), {}),
+    ],
+)
+def test_arguments_are_bound_as_python_does(args, kwargs):
+    def call(a, b, c=3, d=None):
+        return {"a": a, "b": b, "c": c, "d": d}
+
+    try:
+        expected = call(*args, **kwargs)
+    except TypeError:
+        expected = None
+    assert _binder(call)(args, kwargs) == expected
 
 
 def test_solvers_of_pot_run_on_the_kernels():

@@ -136,6 +136,27 @@ def test_what_is_passed_on(case):
     assert row.ours == 0 and row.passed_on > 0
 
 
+def test_small_states_are_counted_however_a_step_is_called():
+    from torchdiffeq._impl import rk_common
+
+    y, t = state(4).detach(), torch.tensor([0.0, 0.1], dtype=torch.float64)
+    field = lambda t, y, perturb=None: -y  # noqa: E731
+    expected = rk_common.rk4_alt_step_func(field, t[0], t[1], t[1], y)
+    counts()
+    with integrations.patch("torchdiffeq"):
+        for found in (
+            rk_common.rk4_alt_step_func(field, t[0], t[1], t[1], y, f0=-y),
+            rk_common.rk4_alt_step_func(field, t0=t[0], dt=t[1], t1=t[1], y0=y),
+        ):
+            torch.testing.assert_close(found, expected, rtol=0, atol=0)
+        with pytest.raises(TypeError, match="y0"):
+            rk_common.rk4_alt_step_func(field, t[0], t[1], t[1])
+    (row,) = counts().values()
+    assert row == integrations.Calls(
+        "torchdiffeq.rk4_alt_step_func", 0, 3, {"a small state": 2, "arguments of no such call": 1}
+    )
+
+
 def test_a_tableau_of_ones_own():
     """A solver derived from torchdiffeq's with another tableau has its own numbers read."""
     from torchdiffeq._impl.bosh3 import Bosh3Solver
