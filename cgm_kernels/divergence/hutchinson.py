@@ -7,7 +7,7 @@ Laplacian smoothing splines"; for flows Grathwohl et al. 2019, "FFJORD".
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
@@ -59,12 +59,8 @@ def hutchinson_divergence(
         probes = hutchinson_probes(x, n_probes, noise=noise, generator=generator)
     else:
         checks.probe_tensor(probes, x)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return _transformable(fn, x, probes)
-    if torch.is_inference_mode_enabled():
-        with torch.inference_mode(False), torch.no_grad():
-            return _eager(fn, x.clone(), probes.clone())
-    return _eager(fn, x, probes)
+    value, products = value_and_products(fn, x, probes)
+    return value, mean_of_dots(products, probes)
 
 
 def hutchinson_probes(
@@ -90,6 +86,23 @@ def hutchinson_probes(
     return drawn if noise == "gaussian" else torch.ones_like(drawn).copysign(drawn)
 
 
+def value_and_products(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """v = fn(x) and eᵀ J of each probe, of the shape of x; :func:`hutchinson_divergence` says when with a graph."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return _transformable(fn, x, probes)
+    if torch.is_inference_mode_enabled():
+        with torch.inference_mode(False), torch.no_grad():
+            return _eager(fn, x.clone(), probes.clone())
+    return _eager(fn, x, probes)
+
+
+def mean_of_dots(ones: Sequence[Tensor], others: Sequence[Tensor] | Tensor) -> Tensor:
+    """The mean over pairs (B, *event) of the dot products of their rows, (B,)."""
+    terms = [one * other for one, other in zip(ones, others, strict=True)]
+    sums = [term.flatten(1).sum(1) if term.dim() > 1 else term for term in terms]
+    return sums[0] if len(sums) == 1 else torch.stack(sums).mean(0)
+
+
 def _points(x: Tensor) -> None:
     tensor("x", x)
     if x.dim() == 0:
@@ -103,28 +116,21 @@ def _checked(value: Tensor, x: Tensor) -> Tensor:
     return value
 
 
-def _mean(products: list[Tensor], probes: Tensor, x: Tensor) -> Tensor:
-    """The mean of ⟨eᵀ J, e⟩ over the probes, (B,)."""
-    terms = [product * probe for product, probe in zip(products, probes, strict=True)]
-    sums = [term.flatten(1).sum(1) if x.dim() > 1 else term for term in terms]
-    return sums[0] if len(sums) == 1 else torch.stack(sums).mean(0)
-
-
-def _transformable(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def _transformable(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
     """What compiled graphs and the transforms of torch.func understand."""
     value, pull_back = torch.func.vjp(fn, x)  # type: ignore[misc]
     _checked(value, x)
-    return value, _mean([pull_back(probe.to(value.dtype))[0] for probe in probes], probes, x)
+    return value, [pull_back(probe.to(value.dtype))[0] for probe in probes]
 
 
-def _eager(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, Tensor]:
+def _eager(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
     wanted = torch.is_grad_enabled()
     with torch.enable_grad():
         # A tensor of its own, so that the derivative is that by the argument alone, whatever else fn knows of x.
         point = x.view_as(x) if wanted and x.requires_grad else x.detach().requires_grad_()
         value = _checked(fn(point), x)
         if not value.requires_grad:
-            return value, x.new_zeros(len(x))
+            return value, [torch.zeros_like(x) for _ in probes]
         keep = wanted and (x.requires_grad or _reads_other_leaves(value, point))
         products = []
         for number, probe in enumerate(probes):
@@ -133,8 +139,7 @@ def _eager(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[T
                 allow_unused=True, materialize_grads=True,
             )  # fmt: skip
             products.append(product)
-        divergence = _mean(products, probes, x)
-    return (value, divergence) if keep else (value.detach(), divergence.detach())
+    return (value, products) if keep else (value.detach(), [product.detach() for product in products])
 
 
 def _reads_other_leaves(value: Tensor, point: Tensor) -> bool:

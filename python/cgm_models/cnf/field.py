@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cgm_kernels import hutchinson_divergence
+from cgm_kernels.divergence.hutchinson import mean_of_dots, value_and_products
 
 from .solver import Solution, Solver
 
@@ -49,7 +49,8 @@ class VectorField(nn.Module):
             probes = (math.sqrt(dim) * torch.eye(dim, dtype=x.dtype, device=x.device))[:, None].expand(-1, len(x), -1)
         if not frobenius:
             return hutchinson_divergence(lambda points: self(t, points, context), x, probes=probes)
-        return _with_frobenius(lambda points: self(t, points, context), x, probes)
+        value, products = value_and_products(lambda points: self(t, points, context), x, probes)
+        return value, mean_of_dots(products, probes), mean_of_dots(products, products)
 
     def flow(
         self,
@@ -76,21 +77,3 @@ class ModuleField(VectorField):
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
         return self.net(t, x) if context is None else self.net(t, x, context)
-
-
-def _with_frobenius(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Sequence[Tensor] | Tensor) -> tuple[Tensor, ...]:
-    differentiable = torch.is_grad_enabled()
-    with torch.enable_grad():
-        points = x.view_as(x) if differentiable and x.requires_grad else x.detach().requires_grad_()
-        value = fn(points)
-        if not value.requires_grad:
-            return value, x.new_zeros(len(x)), x.new_zeros(len(x))
-        divergence, square = x.new_zeros(len(x)), x.new_zeros(len(x))
-        for probe in probes:
-            (row,) = torch.autograd.grad(
-                value, points, probe, create_graph=differentiable, retain_graph=True, materialize_grads=True
-            )
-            divergence = divergence + torch.linalg.vecdot(row, probe)
-            square = square + torch.linalg.vecdot(row, row)
-    results = (value, divergence / len(probes), square / len(probes))
-    return results if differentiable else tuple(result.detach() for result in results)
