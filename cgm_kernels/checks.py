@@ -51,6 +51,15 @@ def count(name: str, value: int) -> int:
     return number
 
 
+def flag(name: str, value: Any) -> bool:
+    """A bool, NumPy's too: a word such as "no" would count as true."""
+    if isinstance(value, bool):
+        return value
+    if type(value).__name__ in ("bool", "bool_") and type(value).__module__ == "numpy":
+        return bool(value)
+    raise TypeError(f"{name} must be True or False: got {type(value).__name__}")
+
+
 def choice(name: str, value: Any, known: Iterable[str]) -> None:
     """``value`` is one of these names."""
     names = tuple(known)
@@ -58,13 +67,13 @@ def choice(name: str, value: Any, known: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(names)}: got {value!r}")
 
 
-def listed(name: str, value: Any) -> list[Any]:
+def listed(name: str, value: Any, expected: str = "a list of tensors, one for each layer") -> list[Any]:
     """The list of what a sequence holds, a ``torch.nn.ParameterList`` among them."""
     if isinstance(value, list):
         return value
     named = isinstance(value, (Tensor, Mapping, str))
     if named or not (isinstance(value, Sequence) or (isinstance(value, Sized) and hasattr(value, "__getitem__"))):
-        raise TypeError(f"{name} must be a list of tensors, one for each layer: got {type(value).__name__}")
+        raise TypeError(f"{name} must be {expected}: got {type(value).__name__}")
     return list(value)  # type: ignore[call-overload]
 
 

@@ -89,7 +89,7 @@ def _inverse(
 ) -> tuple[Tensor, Tensor]:
     activation, residual, map, layout, *numbers = options.values()
     chosen = checked_scale(*numbers)
-    masked_checks.options(activation, map, layout)
+    masked_checks.options(activation, residual, map, layout)
     masked_checks.tensors(y, weights, biases, masks, context, residual)
     if y.dtype in HALVES:
         wide = [None if bias is None else bias.float() for bias in biases]

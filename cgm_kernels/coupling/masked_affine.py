@@ -64,7 +64,7 @@ def masked_mlp_affine(
     weights, biases = listed("weights", weights), listed("biases", biases)
     masks = None if masks is None else listed("masks", masks)
     chosen = scales.checked(scale, bound, offset, eps)
-    masked_checks.options(activation, map, layout)
+    masked_checks.options(activation, residual, map, layout)
     masked_checks.tensors(x, weights, biases, masks, context, residual, name="x")
     n_features = x.shape[-1]
     if masks is not None:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from ..checks import choice, like, tensor
+from ..checks import choice, flag, like, tensor
 from .layout import LAYOUTS
 from .masked_reference import ACTIVATIONS
 
 MAPS = ("affine", "standardize")
 
 
-def options(activation: str, map: str, layout: str) -> None:
+def options(activation: str, residual: bool, map: str, layout: str) -> None:
     choice("activation", activation, ACTIVATIONS)
+    flag("residual", residual)
     choice("map", map, MAPS)
     choice("layout", layout, LAYOUTS)
 

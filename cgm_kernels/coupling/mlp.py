@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import backends
 from .._extension import _C
-from ..checks import choice, integer, like, listed, tensor
+from ..checks import choice, flag, integer, like, listed, tensor
 from ..precision import autocasts
 from . import layout as layouts
 from . import scales
@@ -62,6 +62,8 @@ def affine_coupling_mlp(
     """
     if type(split) is not int and not isinstance(split, slice):
         split = integer("split", split, "an int or a slice")
+    if type(inverse) is not bool:
+        inverse = flag("inverse", inverse)
     weights, biases = listed("weights", weights), listed("biases", biases)
     if isinstance(x, Tensor) and x.dim() == 2:
         found = _fused(

@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import backends
 from .._extension import _C
 from .._register import operator, refuse_forward_gradients
-from ..checks import integer
+from ..checks import flag, integer
 from ..precision import outside_autocast
 from . import (
     channels,
@@ -116,6 +116,8 @@ def affine_coupling_event(
     """
     if type(split) is not int and not isinstance(split, slice):
         split = integer("split", split, "an int or a slice")
+    if type(inverse) is not bool:
+        inverse = flag("inverse", inverse)
     if isinstance(log_det, (Tensor, NoneType)) and _fast(x, parameters):
         try:
             kind, order = scales.INDEX.get(scale, -1), layouts.INDEX.get(layout, -1)
@@ -126,7 +128,7 @@ def affine_coupling_event(
         if found is not None:
             return found
     options = scales.checked(scale, bound, offset, eps)
-    return _event(x, parameters, log_det, split=split, layout=layout, scale=options, inverse=bool(inverse))
+    return _event(x, parameters, log_det, split=split, layout=layout, scale=options, inverse=inverse)
 
 
 def _affine(

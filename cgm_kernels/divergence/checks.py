@@ -93,7 +93,7 @@ def film(value: Any, weights: Sequence[Tensor], x: Tensor, n_rows: int, row: str
     """A list of None or (scale, shift) for each layer, each (H_k,) or (n_rows, H_k), one for each ``row``."""
     if value is None:
         return None
-    entries = listed("film", value)
+    entries = listed("film", value, "a list of None or (scale, shift), one for each layer")
     if len(entries) != len(weights):
         raise ValueError(f"film must have an entry for each of the {len(weights)} layers: got {len(entries)}")
     for k, (entry, weight) in enumerate(zip(entries, weights, strict=True)):

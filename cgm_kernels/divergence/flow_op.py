@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._register import operator, refuse_forward_gradients
 from ..activations import ACTIVATIONS
-from ..checks import choice, listed, tensor
+from ..checks import choice, flag, listed, tensor
 from ..precision import HALVES, outside_autocast
 from . import checks, packing, reference
 from .op import reads_halves, wants_gradient, widened
@@ -85,7 +85,8 @@ def mlp_flow(
     layers = listed("weights", weights), listed("biases", biases)
     ends = checks.step_times(times)
     choice("method", method, METHODS)
-    options = (activation, residual, regularizers, keep_states)
+    exact, residual = flag("exact", exact), flag("residual", residual)
+    options = activation, residual, flag("regularizers", regularizers), flag("keep_states", keep_states)
     return _flow(x, *layers, probes, exact, context, time_features, film, ends, method, options)
 
 

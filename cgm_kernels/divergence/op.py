@@ -26,7 +26,7 @@ from .. import backends
 from .._extension import _C
 from .._register import operator, refuse_forward_gradients
 from ..activations import ACTIVATIONS
-from ..checks import choice, listed
+from ..checks import choice, flag, listed
 from ..precision import HALVES, autocasts, outside_autocast
 from . import checks, packing, reference
 from .operators import backend_of
@@ -76,6 +76,7 @@ def mlp_divergence(
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
     layers = listed("weights", weights), listed("biases", biases)
+    exact, residual, frobenius = flag("exact", exact), flag("residual", residual), flag("frobenius", frobenius)
     found = _eager(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
     if found is not None:
         return found
@@ -96,9 +97,7 @@ def _eager(
     if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
         return None
     try:
-        found = _C.mlp_divergence(
-            x, weights, biases, probes, moment, number, context, index, bool(residual), bool(frobenius)
-        )
+        found = _C.mlp_divergence(x, weights, biases, probes, moment, number, context, index, residual, frobenius)
     except TypeError:  # an argument of a wrong type: said better by the checks
         return None
     return None if found is None else tuple(found)

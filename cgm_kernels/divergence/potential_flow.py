@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import backends
 from .._extension import _C
-from ..checks import listed, number
+from ..checks import flag, listed, number
 from ..precision import HALVES, outside_autocast
 from . import potential_checks
 from .checks import step_times
@@ -78,7 +78,7 @@ def potential_flow(
     mass = number("mass", mass)
     if mass <= 0:
         raise ValueError(f"mass must be positive: got {mass}")
-    weights, biases = listed("weights", weights), listed("biases", biases)
+    weights, biases, divergence = listed("weights", weights), listed("biases", biases), flag("divergence", divergence)
     found = _fused(x, ends, mass, weights, biases, output, quadratic, linear, context, divergence)
     if found is None:
         found = _composed(x, ends, mass, weights, biases, output, quadratic, linear, context, divergence)

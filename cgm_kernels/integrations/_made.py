@@ -31,7 +31,7 @@ def layers(made: Any, source: ModuleType, y: Tensor, context: Any) -> Layers:
     if blocks:
         residual = type(blocks[0]) is source.MaskedResidualBlock
     else:  # nothing stands between the two layers, or in nflows, where blocks would be plain ones, the activation
-        residual = getattr(made, "use_residual_blocks", True)
+        residual = bool(getattr(made, "use_residual_blocks", True))
     activations = {_activation(block, source, residual) for block in blocks}
     if not residual and hasattr(made, "activation"):
         activations.add(made.activation)

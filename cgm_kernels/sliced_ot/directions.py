@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from ..checks import FLOATS, count
+from ..checks import FLOATS, count, flag
 
 
 def random_projections(
@@ -39,6 +39,7 @@ def random_projections(
         raise TypeError(f"generator must be a torch.Generator: got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"generator must be a CPU generator: got one on {generator.device}")
+    orthogonal = flag("orthogonal", orthogonal)
     blocks = -(-n_projections // dim) if orthogonal else 1
     shape = (blocks, dim, dim) if orthogonal else (1, dim, n_projections)
     gaussian = torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -49,6 +49,10 @@ CASES = {
         lambda: cgm_kernels.affine_coupling(*[torch.zeros(())] * 3),
     ),
     r"x must be \(B, C, ...\)": (ValueError, lambda: cgm_kernels.affine_coupling_event(x[0], x, 3)),
+    "inverse must be True or False: got str": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_event(x, x, 3, inverse="no"),
+    ),
     "split must be an int or a slice": (TypeError, lambda: cgm_kernels.affine_coupling_event(x, x, 3.0)),
     "split must be an int or a slice: got bool": (TypeError, lambda: cgm_kernels.affine_coupling_event(x, x, True)),
     "split must be between 0 and the number of channels, 6: got 7": (

@@ -197,6 +197,10 @@ x, _, _, *_layers = draw(2, 5, 4)
 W, b = _layers[:3], _layers[3:]
 WRONG = {
     "x must be a tensor": (TypeError, lambda: cgm_kernels.affine_coupling_mlp(None, W, b, 2)),
+    "inverse must be True or False: got str": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2, inverse="no"),
+    ),
     r"x must be \(B, D\)": (ValueError, lambda: cgm_kernels.affine_coupling_mlp(x[0], W, b, 2)),
     "activation must be one of relu": (ValueError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b, 2, activation="a")),
     "biases must be as many as weights": (ValueError, lambda: cgm_kernels.affine_coupling_mlp(x, W, b[:2], 2)),

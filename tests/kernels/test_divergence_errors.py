@@ -62,6 +62,9 @@ WRONG = [
     ({"film": [None, (FILM[1][0], None), None]}, TypeError, r"film\[1\]\[1\] must be a tensor: got NoneType"),
     ({"film": [None, FILM[0], None]}, ValueError, r"film\[1\]\[0\] must be \(5,\) or \(4, 5\), one for each row of x"),
     ({"film": [None, (FILM[1][0][:2], FILM[1][1]), None]}, ValueError, r"film\[1\]\[0\] must be .*: got \(2, 5\)"),
+    ({"film": "abc"}, TypeError, r"film must be a list of None or \(scale, shift\), one for each layer: got str"),
+    *[({name: "no", "film": film}, TypeError, f"{name} must be True or False: got str")
+      for name in ("exact", "residual", "frobenius") for film in (None, FILM)],
 ]  # fmt: skip
 
 
@@ -97,6 +100,9 @@ WRONG_FLOW = [
     ({"method": "dopri5"}, ValueError, "method must be one of euler, midpoint, rk4, rk4_38: got 'dopri5'"),
     ({"activation": "sigmoid"}, ValueError, "activation must be one of tanh"),
     ({"exact": True}, ValueError, "probes must be None with exact=True"),
+    *[({name: "no"}, TypeError, f"{name} must be True or False: got str")
+      for name in ("exact", "residual", "regularizers", "keep_states")],
+    ({"film": "abc"}, TypeError, r"film must be a list of None or \(scale, shift\), one for each layer: got str"),
     ({"probes": PROBES[:0]}, ValueError, r"probes must be .*: got \(0, 4, 3\)"),
     ({"context": C[:2]}, ValueError, r"context must be \(c,\) or \(4, c\): got \(2, 2\)"),
     ({"context": None}, ValueError, r"weights\[0\] must be \(out, 4\) after x, t: got \(7, 6\)"),

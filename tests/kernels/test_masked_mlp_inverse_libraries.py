@@ -31,6 +31,7 @@ def errors():
     yield dict(masks=[None, m[1]]), TypeError, r"masks\[0\] must be a tensor"
     yield dict(masks=everything), ValueError, r"masks must be autoregressive in some order .* \[0, 1, 2\]"
     yield dict(activation="swish"), ValueError, "activation must be one of relu"
+    yield dict(residual="no"), TypeError, "residual must be True or False: got str"
     yield dict(map="inverse"), ValueError, "map must be one of affine, standardize"
     yield dict(layout="halves"), ValueError, "layout must be one of"
     yield dict(scale="linear"), ValueError, "scale must be one of"

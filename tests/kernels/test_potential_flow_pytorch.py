@@ -99,6 +99,7 @@ def test_potential_flow_bad_rows_stay_alone(bad):
     ({"times": [0.0, 1.0, 0.5]}, ValueError, "times must be strictly increasing or strictly decreasing"),
     ({"times": torch.zeros(2, 2)}, ValueError, r"times must be a tensor \(N \+ 1,\)"),
     ({"mass": 0.0}, ValueError, "mass must be positive: got 0.0"),
+    ({"divergence": "no"}, TypeError, "divergence must be True or False: got str"),
     ({"mass": "one"}, TypeError, "mass must be a number: got str"),
     ({"weights": []}, ValueError, "biases must be as many as weights, at least one"),
     ({"weights": [torch.zeros(5, 3, dtype=torch.float64)] * 2}, ValueError, r"weights\[0\] must be \(m, 4\)"),

@@ -75,6 +75,8 @@ def test_random_projections_errors():
         cgm_kernels.random_projections(0, 3)
     with pytest.raises(ValueError, match="n_projections must be at least 1"):
         cgm_kernels.random_projections(3, -1)
+    with pytest.raises(TypeError, match="orthogonal must be True or False: got str"):
+        cgm_kernels.random_projections(3, 2, orthogonal="no")
 
 
 def test_backend_errors():
