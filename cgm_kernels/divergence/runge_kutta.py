@@ -26,6 +26,8 @@ from .operators import backend_of
 
 __all__ = ["runge_kutta_error", "runge_kutta_update"]
 
+_NUMBERS = frozenset([float, int])  # C++ would take a bool, too; other kinds of numbers take the longer way
+
 
 def runge_kutta_update(
     y: Tensor, stages: Sequence[Tensor], coefficients: Sequence[float], step: Tensor | float
@@ -48,7 +50,8 @@ def runge_kutta_update(
     if _fast(y):
         steps, size = (step, 0.0) if isinstance(step, Tensor) else (None, step)
         try:
-            found = _C.runge_kutta_update(y, stages, coefficients, steps, size)
+            plain = _NUMBERS.issuperset(map(type, (size, *coefficients)))
+            found = _C.runge_kutta_update(y, stages, coefficients, steps, size) if plain else None
         except TypeError:  # an argument of a wrong type: said better below
             found = None
         if found is not None:
@@ -85,7 +88,8 @@ def runge_kutta_error(
     if _fast(y0) and isinstance(y1, Tensor):
         steps, size = (step, 0.0) if isinstance(step, Tensor) else (None, step)
         try:
-            found = _C.runge_kutta_error(y0, y1, stages, coefficients, steps, size, rtol, atol)
+            plain = _NUMBERS.issuperset(map(type, (size, rtol, atol, *coefficients)))
+            found = _C.runge_kutta_error(y0, y1, stages, coefficients, steps, size, rtol, atol) if plain else None
         except TypeError:  # an argument of a wrong type: said better below
             found = None
         if found is not None:

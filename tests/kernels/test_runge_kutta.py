@@ -304,6 +304,12 @@ WRONG = {
     ),
     r"coefficients\[0\] must be a number: got str": (TypeError, lambda: runge_kutta_update(y, [k], ["1"], 1.0)),
     r"coefficients\[0\] must be finite: got nan": (ValueError, lambda: runge_kutta_update(y, [k], [math.nan], 1.0)),
+    "step must be a number or a tensor .*: got bool": (TypeError, lambda: runge_kutta_update(y, [k], [1.0], True)),
+    r"coefficients\[0\] must be a number: got bool": (TypeError, lambda: runge_kutta_update(y, [k], [True], 1.0)),
+    "rtol must be a number: got bool": (
+        TypeError,
+        lambda: runge_kutta_error(y, y, [k], [1.0], 1.0, True, 0.1),
+    ),
     "step must be a number or a tensor .*: got NoneType": (
         TypeError,
         lambda: runge_kutta_update(y, [k], [1.0], None),
