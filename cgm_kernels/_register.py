@@ -127,12 +127,17 @@ def refuse_gradients(**tensors: Tensor | None) -> None:
                 )
 
 
-def refuse_forward_gradients(**tensors: Tensor | None) -> None:
-    """Raise where an argument carries a forward-mode tangent, which a registered operator would silently drop."""
+def refuse_forward_gradients(**tensors: Any) -> None:
+    """Raise where an argument carries a forward-mode tangent, which a registered operator would silently drop.
+
+    What is no tensor carries none; a list is that of the layers.
+    """
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return
-    for name, tensor in tensors.items():
-        if tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None:
+    for name, value in tensors.items():
+        if isinstance(value, (list, tuple)):
+            refuse_forward_gradients(**{f"{name}[{number}]": part for number, part in enumerate(value)})
+        elif isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
             raise RuntimeError(
                 f"{name} carries a forward-mode tangent; forward-mode derivatives come from "
                 "cgm_kernels.use_backend('reference') alone"

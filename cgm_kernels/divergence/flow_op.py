@@ -150,7 +150,8 @@ def _canonical(
         network = reference.network(weights, biases, None, activation, residual, d)
         return reference.mlp_flow(x, probes, network, time_bias, added, films, steps, method, regularize)
     parameters = packing.pack(weights, biases, d)
-    refuse_forward_gradients(x=x, weights=parameters, biases=time_bias, context=added, film=packed_film)
+    named = {"weights": weights, "biases": biases, "context": context, "time_features(times)": features}
+    refuse_forward_gradients(x=x, film=packed_film, **named)
     keep = keep_states and wants_gradient(x, parameters, time_bias, added, packed_film)
     numbers = steps, METHODS.index(method), widths, list(ACTIVATIONS).index(activation), residual, regularize, keep
     x1, integrals, _ = operator(backend, "mlp_flow")(x, probes, parameters, time_bias, added, packed_film, *numbers)

@@ -147,7 +147,7 @@ def _canonical(
     widths = packing.widths(x, weights)
     parameters = packing.pack(weights, biases, d)
     packed_film = packing.pack_film(film, widths, x)
-    refuse_forward_gradients(x=x, weights=parameters, biases=added, film=packed_film)
+    refuse_forward_gradients(x=x, weights=weights, biases=biases, t=t, context=context, film=film)
     keep = wants_gradient(x, parameters, added, packed_film)
     index = _INDEX[activation]
     return operator(backend, "mlp_divergence")(

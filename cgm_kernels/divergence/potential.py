@@ -128,9 +128,7 @@ def _divergence(
     backend = backends.select(x.device.type)
     if backend == "reference":
         return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear, tangents)
-    named = {f"weights[{layer}]": weight for layer, weight in enumerate(weights)}
-    named |= {f"biases[{layer}]": bias for layer, bias in enumerate(biases)}
-    refuse_forward_gradients(x=x, t=t if isinstance(t, Tensor) else None, context=context, **named)
+    refuse_forward_gradients(x=x, t=t, context=context, weights=weights, biases=biases)
     refuse_forward_gradients(output=output, quadratic=quadratic, linear=linear)
     rank = 0 if quadratic is None else len(quadratic)
     return operator(backend, "potential_divergence")(
@@ -146,6 +144,8 @@ def _fused(
 ) -> tuple[Tensor, Tensor] | None:  # fmt: skip
     """What the kernel gives a plain eager call on the CPU; None where it is not one or an argument is wrong."""
     if torch.compiler.is_compiling() or not isinstance(x, Tensor) or not x.is_cpu or backends.select("cpu") != "native":
+        return None
+    if isinstance(t, bool):
         return None
     times = (t, 0.0) if isinstance(t, Tensor) else (None, t)
     try:

@@ -221,6 +221,7 @@ def test_potential_divergence_opcheck(backend, device):
     ({"t": torch.zeros(4, dtype=torch.float64)}, ValueError, r"t must be a number, \(\) or \(9,\)"),
     ({"t": torch.zeros(9)}, TypeError, "t must have the dtype of x"),
     ({"t": "now"}, TypeError, "t must be a number: got str"),
+    ({"t": True}, TypeError, "t must be a number: got bool"),
     ({"t": math.nan}, ValueError, "t must be finite"),
     ({"weights": []}, ValueError, "biases must be as many as weights, at least one"),
     ({"weights": torch.zeros(5, 4)}, TypeError, "weights must be a list of tensors"),
