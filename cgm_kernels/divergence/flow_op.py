@@ -65,7 +65,8 @@ def mlp_flow(
         weights, biases, activation, probes, exact, residual: as in :func:`mlp_divergence`. Neither probes nor exact:
             no divergence, as for samples. The first layer takes d numbers, then the time where it is wider by one (or
             by the time's features), then those of the context.
-        times: N + 1 numbers, all increasing or all decreasing; constants.
+        times: N + 1 numbers, all increasing or all decreasing; constants. ``torch.compile(fullgraph=True)`` takes a
+            sequence of floats alone: of a tensor it would have to read the numbers.
         method: "euler", "midpoint", "rk4" (the classical one) or "rk4_38" (Kutta's 3/8 rule, torchdiffeq's "rk4").
         context: (c,) or (B, c).
         time_features: gives for times (M,) the features (M, f) that the first layer takes instead of t; called once.

@@ -62,7 +62,8 @@ def potential_flow(
 
     Args:
         x: (B, d).
-        times: N + 1 numbers, all increasing or all decreasing; constants.
+        times: N + 1 numbers, all increasing or all decreasing; constants. ``torch.compile(fullgraph=True)`` takes a
+            sequence of floats alone: of a tensor it would have to read the numbers.
         mass: positive.
         weights, biases, output, quadratic, linear, context: as of :func:`potential_divergence`.
         divergence: whether to integrate it, which takes most of the time in many dimensions.
