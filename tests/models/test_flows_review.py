@@ -1,4 +1,4 @@
-"""What once went wrong in the flows: bad first batches of an actnorm, pruned conditioners, inference mode."""
+"""What once went wrong in the flows: bad first batches, empty ones, pruned conditioners, inference mode."""
 
 import copy
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.utils.prune
 
+from cgm_models.cnf import FFJORD, OTFlow
 from cgm_models.flows import MAF, Glow, RealNVP
 from cgm_models.training import Trainer
 
@@ -17,6 +18,26 @@ def test_a_bad_first_batch_does_not_set_an_actnorm(bad):
     with pytest.raises((ValueError, FloatingPointError)):
         flow.loss(torch.full((8, 2), bad))
     assert flow.loss(torch.randn(64, 2)).isfinite()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RealNVP(dim=2, n_layers=2, actnorm=True),
+        lambda: FFJORD(dim=2, hidden_features=(8,), n_steps=2),
+        lambda: OTFlow(dim=2, width=4, n_steps=2),
+    ],
+    ids=["RealNVP", "FFJORD", "OTFlow"],
+)
+def test_the_loss_of_no_points_is_an_error(make, training):
+    flow = make().train(training)
+    with pytest.raises(ValueError, match=r"\.loss: x must have at least one row, for a mean: got \(0, 2\)"):
+        flow.loss(torch.zeros(0, 2))
+    assert flow.log_prob(torch.zeros(0, 2)).shape == (0,)
+    assert flow.loss(torch.randn(16, 2)).isfinite()
+    with pytest.raises(ValueError, match="n must be"):
+        flow.reverse_kl(lambda x: x.sum(1), 0)
 
 
 def test_an_actnorm_keeps_the_scale_of_what_does_not_vary():

@@ -24,8 +24,10 @@ def explain_non_finite(
 
     Returns where nothing is wrong: the sum that was tested overflowed, or the base has no mass at some points.
     """
-    where = f"{type(flow).__name__}.{call}"
-    for name, given in (("z" if not inverse else "x", points), ("context", context)):
+    where, argument = f"{type(flow).__name__}.{call}", "x" if inverse else "z"
+    if not len(points):
+        raise ValueError(f"{where}: {argument} must have at least one row, for a mean: got {tuple(points.shape)}")
+    for name, given in ((argument, points), ("context", context)):
         if given is not None and not given.isfinite().all():
             raise ValueError(f"{where}: {name} must be finite, and {_count(given)} rows are not")
     for name, parameter in flow.named_parameters():

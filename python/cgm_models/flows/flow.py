@@ -103,6 +103,7 @@ class Flow(GenerativeModel, abstract=True):
 
         ``log_density`` maps points ``(n, *event)`` to log p̃ ``(n,)``, normalised or not.
         """
+        check_whole("n", n, 1)
         x, log_prob = self.sample_and_log_prob(n, context, generator)
         target = log_density(x)
         if target.shape != (n,):
