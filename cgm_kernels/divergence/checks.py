@@ -7,6 +7,7 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Generator, Tensor
 
 from ..checks import FLOATS, like, listed, number, tensor
@@ -138,3 +139,5 @@ def step_times(times: Any) -> list[float]:
 def generator(value: Generator | None, probes: Tensor | None) -> None:
     if value is not None and probes is not None:
         raise ValueError("generator and probes exclude each other: given probes are not drawn")
+    if value is not None and torch.compiler.is_compiling():
+        raise ValueError("generator must be None in a compiled function: give it probes that were drawn outside")

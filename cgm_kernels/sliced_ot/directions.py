@@ -39,6 +39,8 @@ def random_projections(
         raise TypeError(f"generator must be a torch.Generator: got {type(generator).__name__}")
     if generator is not None and generator.device.type != "cpu":
         raise ValueError(f"generator must be a CPU generator: got one on {generator.device}")
+    if generator is not None and torch.compiler.is_compiling():
+        raise ValueError("generator must be None in a compiled function: give it projections that were drawn outside")
     orthogonal = flag("orthogonal", orthogonal)
     blocks = -(-n_projections // dim) if orthogonal else 1
     shape = (blocks, dim, dim) if orthogonal else (1, dim, n_projections)

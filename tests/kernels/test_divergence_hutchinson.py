@@ -189,6 +189,9 @@ def test_transforms_and_compiled_graphs(device):
     first = drawing(x)
     torch.manual_seed(0)
     torch.testing.assert_close(hutchinson_divergence(net, x)[1], first)
+    with pytest.raises(Exception, match="generator must be None in a compiled function: give it probes"):
+        generator = torch.Generator()
+        torch.compile(lambda x: hutchinson_divergence(net, x, generator=generator), fullgraph=True)(x)
     torch._dynamo.reset()
 
 

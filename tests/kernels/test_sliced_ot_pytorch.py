@@ -64,6 +64,17 @@ def test_compile_fullgraph(pair):
     torch._dynamo.reset()
 
 
+def test_a_compiled_function_refuses_a_generator():
+    x, y, _ = clouds("cpu")
+    generator = torch.Generator()
+    function = lambda x: cgm_kernels.sliced_wasserstein_distance(x, y, generator=generator)  # noqa: E731
+    with pytest.raises(Exception, match="generator must be None in a compiled function: give it projections"):
+        torch.compile(function, fullgraph=True, backend="aot_eager")(x)
+    found = torch.compile(function, backend="aot_eager")(x)
+    torch.testing.assert_close(found, cgm_kernels.sliced_wasserstein_distance(x, y, generator=torch.Generator()))
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("pair", NATIVE)
 def test_export(pair):
     backend, device = pair
