@@ -56,7 +56,8 @@ class EnergyModel(Composable, GenerativeModel):
         step_size: γ.
         sampler: 'ula', or 'mala' with an acceptance that makes the chains' law exact.
         temperature: T of the chains, whose law is exp(−f/T); below 1 they see more of the gradient and less noise.
-        clamp: (low, high), the range that chains of 'ula' are kept in; of vectors it needs standardize off.
+        clamp: (low, high), the range that chains of 'ula' are kept in after each step; of vectors it needs standardize
+            off.
         max_grad_norm: the largest norm of a chain's gradient, longer ones are shortened to it.
         buffer_size: chains in the replay buffer; it is saved with the model, which samples from it.
         restart_probability: α, of a chain to begin at N(0, I) rather than where the buffer has it.

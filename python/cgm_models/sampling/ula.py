@@ -23,7 +23,8 @@ class ULA(Sampler):
     Args:
         step_size: h.
         temperature: T; 0 is gradient descent.
-        clamp: (low, high), within which every number of x is kept, as pixels are. The law is then another one.
+        clamp: (low, high), within which every number of x is kept after each step, as pixels are. The law is then
+            another one.
         max_grad_norm: c; a gradient longer than that, over the event of its chain, is scaled to it.
 
     Source: Roberts & Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete
