@@ -68,7 +68,7 @@ def bounds(clamp: Sequence[float] | None) -> tuple[float, float]:
     if isinstance(clamp, (str, Tensor)) or not isinstance(clamp, Sequence) or len(clamp) != 2:
         raise TypeError(f"clamp must be a pair of numbers (low, high) or None: got {clamp!r}")
     for end in clamp:
-        if not isinstance(end, numbers.Real):
+        if isinstance(end, bool) or not isinstance(end, numbers.Real):
             raise TypeError(f"clamp must be a pair of numbers (low, high) or None: got {clamp!r}")
     low, high = float(clamp[0]), float(clamp[1])
     if not low <= high:

@@ -81,7 +81,7 @@ def langevin_step(
         try:
             low, high = _UNBOUNDED if clamp is None else clamp
             bound = math.inf if max_grad_norm is None else max_grad_norm
-            if bool not in (type(size), type(kt), type(bound)):
+            if bool not in map(type, (size, kt, bound, low, high)):
                 done = _C.langevin_step(x, grad, sizes, size, kts, kt, bound, low, high, generator, state, out)
                 if done is not None:
                     return done

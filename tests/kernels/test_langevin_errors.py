@@ -57,6 +57,7 @@ CASES = {
     "clamp must be a pair of numbers .*: got 1.0": (TypeError, step(x, x, 0.1, clamp=1.0)),
     r"clamp must be a pair of numbers .*: got \(0, 1, 2\)": (TypeError, step(x, x, 0.1, clamp=(0, 1, 2))),
     r"clamp must be a pair of numbers .*: got \(None, 1\)": (TypeError, step(x, x, 0.1, clamp=(None, 1))),
+    r"clamp must be a pair of numbers .*: got \(False, 1\)": (TypeError, step(x, x, 0.1, clamp=(False, 1))),
     "clamp must be a pair of numbers .*: got 'ab'": (TypeError, step(x, x, 0.1, clamp="ab")),
     r"clamp must have low <= high: got \(1, 0\)": (ValueError, step(x, x, 0.1, clamp=(1, 0))),
     r"clamp must have low <= high: got \(nan, 0\)": (ValueError, step(x, x, 0.1, clamp=(math.nan, 0))),
