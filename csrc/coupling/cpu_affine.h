@@ -1,7 +1,8 @@
 // Affine couplings at one SIMD level: tiles of a few hundred elements, computed from contiguous memory.
 //
-// A tile is a part of one long row, or several whole short rows. What is not contiguous in it is gathered into a buffer
-// first, and the log σ of its elements go to a buffer that stays in the first-level cache, from which rows are summed.
+// A tile is a part of one long row, or several whole short rows. Rows that are vectors long are computed where they
+// lie; what else is not contiguous is gathered into a buffer first. The log σ of a tile's elements go to a buffer that
+// stays in the first-level cache, from which rows are summed.
 #include "common/baseline_math.h"
 #include "common/simd_math.h"
 
@@ -39,9 +40,30 @@ static inline void for_tiles(const Range& range, const Function& function) {
   }
 }
 
+// What a tile's elements are to the loops over them: `count` lines of `length` elements side by side.
+struct Lines {
+  int64_t count, length;
+};
+
+// A tile of a matrix as lines at a distance of `row`.
+template <typename scalar_t>
+struct Place {
+  scalar_t* data;
+  int64_t row;
+};
+
 template <typename scalar_t>
 static inline bool contiguous(const Matrix<scalar_t>& matrix, const Tile& tile) {
   return (tile.cols == 1 || matrix.step == 1) && (tile.rows == 1 || matrix.row == tile.cols);
+}
+
+// One line, unless every matrix holds its rows side by side, vectors long, and not all hold them one after another.
+template <typename... Matrices>
+static inline Lines lines_of(const Tile& tile, const Matrices&... matrices) {
+  constexpr int64_t least_length = 16;
+  const bool in_rows = tile.cols >= least_length && (... && (matrices.data == nullptr || matrices.step == 1));
+  const bool in_one = (... && (matrices.data == nullptr || contiguous(matrices, tile)));
+  return in_rows && !in_one ? Lines{tile.rows, tile.cols} : Lines{1, tile.size()};
 }
 
 template <typename scalar_t>
@@ -49,11 +71,17 @@ static inline scalar_t* start(const Matrix<scalar_t>& matrix, const Tile& tile) 
   return matrix.data + tile.row * matrix.row + tile.col * matrix.step;
 }
 
-// The tile's elements in a row: in place, or gathered.
 template <typename scalar_t>
-static inline const scalar_t* load(const Matrix<const scalar_t>& matrix, const Tile& tile, Buffer<scalar_t>& buffer) {
+static inline bool in_place(const Matrix<scalar_t>& matrix, const Tile& tile, const Lines& lines) {
+  return matrix.data != nullptr && (lines.count > 1 || contiguous(matrix, tile));
+}
+
+// The tile's elements in place, or gathered.
+template <typename scalar_t>
+static inline Place<const scalar_t> load(const Matrix<const scalar_t>& matrix, const Tile& tile, const Lines& lines,
+                                         Buffer<scalar_t>& buffer) {
   const scalar_t* from = start(matrix, tile);
-  if (contiguous(matrix, tile)) return from;
+  if (in_place(matrix, tile, lines)) return {from, matrix.row};
   scalar_t* to = buffer.data;
   for (int64_t i = 0; i < tile.rows; ++i, from += matrix.row, to += tile.cols) {
     if (matrix.step == 1) {
@@ -62,20 +90,32 @@ static inline const scalar_t* load(const Matrix<const scalar_t>& matrix, const T
       for (int64_t j = 0; j < tile.cols; ++j) to[j] = from[j * matrix.step];
     }
   }
-  return buffer.data;
+  return {buffer.data, tile.cols};
+}
+
+// Asks for a line that comes a few later: lines at a distance are no stream that a CPU sees coming.
+template <typename scalar_t>
+static inline void fetch(const Place<const scalar_t>& place, const Lines& lines, int64_t line) {
+  constexpr int64_t ahead = 16, cache_line = 64 / static_cast<int64_t>(sizeof(scalar_t));
+  if (lines.count == 1) return;
+  const scalar_t* from = place.data + (line + ahead) * place.row;
+  for (int64_t j = 0; j < lines.length; j += cache_line) __builtin_prefetch(from + j);
 }
 
 // Where to write the tile: in place, or into the buffer that `store` scatters. Null is nowhere: a buffer nobody reads.
 template <typename scalar_t>
-static inline scalar_t* target(const Matrix<scalar_t>& matrix, const Tile& tile, Buffer<scalar_t>& buffer) {
-  return matrix.data != nullptr && contiguous(matrix, tile) ? start(matrix, tile) : buffer.data;
+static inline Place<scalar_t> target(const Matrix<scalar_t>& matrix, const Tile& tile, const Lines& lines,
+                                     Buffer<scalar_t>& buffer) {
+  if (in_place(matrix, tile, lines)) return {start(matrix, tile), matrix.row};
+  return {buffer.data, tile.cols};
 }
 
 template <typename scalar_t>
-static inline void store(const Matrix<scalar_t>& matrix, const Tile& tile, const scalar_t* from) {
-  if (matrix.data == nullptr) return;
+static inline void store(const Matrix<scalar_t>& matrix, const Tile& tile, const Lines& lines,
+                         const Buffer<scalar_t>& buffer) {
+  if (matrix.data == nullptr || in_place(matrix, tile, lines)) return;
+  const scalar_t* from = buffer.data;
   scalar_t* to = start(matrix, tile);
-  if (to == from) return;
   for (int64_t i = 0; i < tile.rows; ++i, from += tile.cols, to += matrix.row) {
     if (matrix.step == 1) {
       for (int64_t j = 0; j < tile.cols; ++j) to[j] = from[j];
@@ -101,8 +141,8 @@ static inline void pass(const Passing<scalar_t>& passing, int64_t row, int64_t r
 }
 
 template <typename scalar_t, ScaleKind kind, bool inverse>
-static void map_tile(int64_t n, const scalar_t* x, const scalar_t* s, const scalar_t* t, scalar_t* y, scalar_t* log_det,
-                     const ScaleParameters<scalar_t>& scale) {
+static inline void map_line(int64_t n, const scalar_t* x, const scalar_t* s, const scalar_t* t, scalar_t* y,
+                            scalar_t* log_det, const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const Mapped<scalar_t> mapped = map<kind, inverse, BaselineMath>(x[i], s[i], t[i], scale);
@@ -136,10 +176,17 @@ static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range&
       for (int64_t i = 0; i < tile.rows; ++i) totals[i] = 0.0;
       if (range.col == 0) pass(problem.passing, tile.row, tile.rows);
     }
-    scalar_t* to = target(problem.y, tile, y);
-    map_tile<scalar_t, kind, inverse>(tile.size(), load(problem.x, tile, x), load(problem.log_scale, tile, s),
-                                      load(problem.shift, tile, t), to, log_det.data, scale);
-    store(problem.y, tile, to);
+    const Lines lines = lines_of(tile, problem.x, problem.log_scale, problem.shift, problem.y);
+    const auto from = load(problem.x, tile, lines, x), by = load(problem.log_scale, tile, lines, s);
+    const auto added = load(problem.shift, tile, lines, t);
+    const auto to = target(problem.y, tile, lines, y);
+    for (int64_t i = 0; i < lines.count; ++i) {
+      fetch(from, lines, i), fetch(by, lines, i), fetch(added, lines, i);
+      map_line<scalar_t, kind, inverse>(lines.length, from.data + i * from.row, by.data + i * by.row,
+                                        added.data + i * added.row, to.data + i * to.row,
+                                        log_det.data + i * lines.length, scale);
+    }
+    store(problem.y, tile, lines, y);
     add_rows(tile, log_det.data, totals);
     if (!last) return;
     for (int64_t i = 0; i < tile.rows; ++i) {
@@ -153,9 +200,9 @@ static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range&
 }
 
 template <typename scalar_t, ScaleKind kind, bool inverse>
-static void map_tile_backward(int64_t n, const scalar_t* grad, const scalar_t* grad_log_det, const scalar_t* kept,
-                              const scalar_t* s, const scalar_t* t, scalar_t* grad_x, scalar_t* grad_s,
-                              scalar_t* grad_t, const ScaleParameters<scalar_t>& scale) {
+static inline void map_line_backward(int64_t n, const scalar_t* grad, const scalar_t* grad_log_det,
+                                     const scalar_t* kept, const scalar_t* s, const scalar_t* t, scalar_t* grad_x,
+                                     scalar_t* grad_s, scalar_t* grad_t, const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
     const auto found = map_backward<kind, inverse, BaselineMath>(grad[i], grad_log_det[i], kept[i], s[i],
@@ -181,19 +228,31 @@ static void map_rows_backward(const AffineRowsBackward<scalar_t, scalar_t>& prob
   const ScaleParameters<scalar_t> scale(problem.scale);
   Buffer<scalar_t> grad, kept, s, t, spread_grad, grad_x, grad_s, grad_t;
   for (int64_t i = 0; i < tile_elements && problem.grad_y.data == nullptr; ++i) grad.data[i] = 0;
+  Matrix<const scalar_t> shift;
+  if (kind == ScaleKind::gate) shift = problem.shift;
   for_tiles(range, [&](const Tile& tile, bool first, bool) {
     if (first && range.col == 0) pass(problem.passing, tile.row, tile.rows);
     spread(problem, tile, spread_grad.data);
-    const scalar_t* from = problem.grad_y.data == nullptr ? grad.data : load(problem.grad_y, tile, grad);
-    const scalar_t* shift = kind == ScaleKind::gate ? load(problem.shift, tile, t) : t.data;
-    scalar_t* to_x = target(problem.grad_x, tile, grad_x);
-    scalar_t* to_s = target(problem.grad_log_scale, tile, grad_s);
-    scalar_t* to_t = target(problem.grad_shift, tile, grad_t);
-    map_tile_backward<scalar_t, kind, inverse>(tile.size(), from, spread_grad.data, load(problem.kept, tile, kept),
-                                               load(problem.log_scale, tile, s), shift, to_x, to_s, to_t, scale);
-    store(problem.grad_x, tile, to_x);
-    store(problem.grad_log_scale, tile, to_s);
-    store(problem.grad_shift, tile, to_t);
+    const Lines lines = lines_of(tile, problem.grad_y, problem.kept, problem.log_scale, shift, problem.grad_x,
+                                 problem.grad_log_scale, problem.grad_shift);
+    const Place<const scalar_t> nothing{grad.data, tile.cols};
+    const auto from = problem.grad_y.data == nullptr ? nothing : load(problem.grad_y, tile, lines, grad);
+    const auto at = load(problem.kept, tile, lines, kept), by = load(problem.log_scale, tile, lines, s);
+    const auto added = shift.data == nullptr ? nothing : load(shift, tile, lines, t);
+    const auto to_x = target(problem.grad_x, tile, lines, grad_x);
+    const auto to_s = target(problem.grad_log_scale, tile, lines, grad_s);
+    const auto to_t = target(problem.grad_shift, tile, lines, grad_t);
+    for (int64_t i = 0; i < lines.count; ++i) {
+      fetch(from, lines, i), fetch(at, lines, i), fetch(by, lines, i);
+      if (kind == ScaleKind::gate) fetch(added, lines, i);
+      map_line_backward<scalar_t, kind, inverse>(
+          lines.length, from.data + i * from.row, spread_grad.data + i * lines.length, at.data + i * at.row,
+          by.data + i * by.row, added.data + i * added.row, to_x.data + i * to_x.row, to_s.data + i * to_s.row,
+          to_t.data + i * to_t.row, scale);
+    }
+    store(problem.grad_x, tile, lines, grad_x);
+    store(problem.grad_log_scale, tile, lines, grad_s);
+    store(problem.grad_shift, tile, lines, grad_t);
   });
 }
 

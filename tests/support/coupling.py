@@ -137,6 +137,7 @@ EVENT_CASES = [
 ]
 # Beyond what an interpreter can walk through in a test.
 LARGE_CASES = [
+    *[Case((50, 19), scale, layout="halves", inverse=inverse) for scale in SCALES for inverse in (False, True)],
     Case((2, 70_000), "tanh"),
     Case((3000, 33), "sigmoid", eps=1e-3, inverse=True),
     Case((700, 96), "gate", layout="halves"),
