@@ -4,7 +4,7 @@ from .backends import available_backends, get_backend, set_backend, use_backend
 from .coupling.invertible import InvertibleSequence
 from .coupling.masked import masked_mlp_inverse
 from .coupling.masked_affine import masked_mlp_affine
-from .coupling.mlp import affine_coupling_mlp
+from .coupling.mlp import CouplingLayer, affine_coupling_mlp, affine_coupling_stack
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .divergence.flow_op import FlowResult, mlp_flow
 from .divergence.hutchinson import hutchinson_divergence, hutchinson_probes
@@ -27,6 +27,7 @@ from .sliced_ot.op import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "CouplingLayer",
     "FlowResult",
     "InvertibleSequence",
     "PotentialFlow",
@@ -35,6 +36,7 @@ __all__ = [
     "affine_coupling_event",
     "affine_coupling_inverse",
     "affine_coupling_mlp",
+    "affine_coupling_stack",
     "available_backends",
     "build_info",
     "get_backend",

@@ -53,7 +53,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
 
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
-  m.def("affine_coupling_mlp", &cgm::coupling::affine_coupling_mlp, no_gil);
+  m.def("affine_coupling_stack", &cgm::coupling::affine_coupling_stack, no_gil);
   m.def("affine_event", &cgm::coupling::affine_event, no_gil);
   m.def("langevin_accept", &cgm::langevin::accept, no_gil);
   m.def("langevin_normal", &cgm::langevin::normal, no_gil);

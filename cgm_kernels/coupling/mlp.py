@@ -1,8 +1,9 @@
-"""A whole coupling layer: the perceptron that conditions it, and the coupling itself."""
+"""Whole coupling layers, perceptron and coupling, alone and one after another."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,22 @@ from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
 
 FUSED = {"relu": 0, "tanh": 1}  # as TileActivation in mlp_kernels.h
+
+
+class CouplingLayer(NamedTuple):
+    """A layer of :func:`affine_coupling_stack`: what :func:`affine_coupling_mlp` takes under these names."""
+
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    split: int | slice
+    activation: str = "relu"
+    conditioning: Tensor | None = None
+    inverse: bool = False
+    scale: str = "exp"
+    bound: float = 2.0
+    offset: float = 2.0
+    eps: float = 0.0
+    layout: str = "scale_shift"
 
 
 def affine_coupling_mlp(
@@ -60,59 +77,110 @@ def affine_coupling_mlp(
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
     """
+    layer = _checked(
+        CouplingLayer(weights, biases, split, activation, conditioning, inverse, scale, bound, offset, eps, layout)
+    )
+    found = _fused(x, [layer], log_det)
+    return _composed(x, layer, log_det) if found is None else found
+
+
+def affine_coupling_stack(
+    x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Coupling layers one after another, each an :func:`affine_coupling_mlp` of what the one before gave:
+
+        x_k, log_det_k = layer_k(x_(k−1), log_det_(k−1)).
+
+    On the CPU a thread takes its rows through all layers, forward and back, so that the points between two layers stay
+    in its cache, too; where :func:`affine_coupling_mlp` fuses every one of them. All else goes layer by layer.
+
+    Args:
+        x: (B, D).
+        layers: at least one :class:`CouplingLayer`, in the order in which x passes them.
+        log_det: (B,), to which the log-determinants of all layers are added; None is 0.
+
+    Returns:
+        what the last layer gives (B, D), and the log-determinant (B,), differentiable as in
+        :func:`affine_coupling_mlp`.
+
+    Raises:
+        TypeError, ValueError: naming the layer, and its argument that has a wrong type, dtype, device, shape or value.
+    """
+    if not isinstance(layers, (list, tuple)) or isinstance(layers, CouplingLayer):
+        raise TypeError(f"layers must be a list of CouplingLayer: got {type(layers).__name__}")
+    if not layers:
+        raise ValueError("layers must hold at least one CouplingLayer: got none")
+    stack = [_of_layer(k, _checked, layer) for k, layer in enumerate(layers)]
+    found = _fused(x, stack, log_det)
+    if found is not None:
+        return found
+    for k, layer in enumerate(stack):
+        x, log_det = _of_layer(k, _composed, x, layer, log_det)
+    return x, log_det  # type: ignore[return-value]
+
+
+def _of_layer(index: int, call: Callable[..., Any], *arguments: Any) -> Any:
+    """The call; its errors name the layer."""
+    try:
+        return call(*arguments)
+    except TypeError as error:
+        raise TypeError(f"layers[{index}]: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"layers[{index}]: {error}") from error
+
+
+def _checked(layer: CouplingLayer) -> CouplingLayer:
+    if not isinstance(layer, CouplingLayer):
+        raise TypeError(f"must be a CouplingLayer: got {type(layer).__name__}")
+    split, inverse = layer.split, layer.inverse
     if type(split) is not int and not isinstance(split, slice):
         split = integer("split", split, "an int or a slice")
     if type(inverse) is not bool:
         inverse = flag("inverse", inverse)
-    weights, biases = listed("weights", weights), listed("biases", biases)
-    if isinstance(x, Tensor) and x.dim() == 2:
-        found = _fused(
-            x, weights, biases, split, log_det, activation, conditioning, inverse, (scale, bound, offset, eps), layout
-        )
-        if found is not None:
-            return found
+    weights, biases = listed("weights", layer.weights), listed("biases", layer.biases)
+    return layer._replace(weights=weights, biases=biases, split=split, inverse=inverse)
+
+
+def _fused(x: Tensor, layers: list[CouplingLayer], log_det: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What the kernel gives; None where the arguments are wrong or not for it."""
+    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() != 2:
+        return None
+    if backends.select(x.device.type) != "native":
+        return None
+    try:
+        plain = [_plain(layer, x.shape[1]) for layer in layers]
+        return None if None in plain else _C.affine_coupling_stack(x, log_det, plain)
+    except TypeError:  # an option of a wrong type: said better by the composition
+        return None
+
+
+def _plain(layer: CouplingLayer, n_features: int) -> tuple[object, ...] | None:
+    """A layer as the extension takes it."""
+    split, act = layer.split, FUSED.get(layer.activation)
+    start, stop, step = split.indices(n_features) if isinstance(split, slice) else (split, n_features, 1)
+    if step != 1 or act is None or len(layer.weights) != len(layer.biases):
+        return None
+    tensors = [part for pair in zip(layer.weights, layer.biases, strict=True) for part in pair]
+    kind, order = scales.INDEX.get(layer.scale, -1), layouts.INDEX.get(layer.layout, -1)
+    integers = (start, stop, order, kind, act, layer.inverse)
+    return tensors, layer.conditioning, integers, (layer.bound, layer.offset, layer.eps)
+
+
+def _composed(x: Tensor, layer: CouplingLayer, log_det: Tensor | None) -> tuple[Tensor, Tensor]:
     tensor("x", x)
     if x.dim() != 2:
         raise ValueError(f"x must be (B, D): got shape {tuple(x.shape)}")
-    choice("activation", activation, ACTIVATIONS)
-    passing = layouts.passing_part(split, x.shape[1])
-    _check(x, passing, weights, biases, conditioning)
-    h = x[:, passing]
-    h = F.linear(h, weights[0], biases[0])
-    h = h if conditioning is None else h + conditioning
-    for weight, bias in zip(weights[1:], biases[1:], strict=True):
-        h = F.linear(ACTIVATIONS[activation](h), weight, bias)
+    choice("activation", layer.activation, ACTIVATIONS)
+    passing = layouts.passing_part(layer.split, x.shape[1])
+    _check(x, passing, layer.weights, layer.biases, layer.conditioning)
+    h = F.linear(x[:, passing], layer.weights[0], layer.biases[0])
+    h = h if layer.conditioning is None else h + layer.conditioning
+    for weight, bias in zip(layer.weights[1:], layer.biases[1:], strict=True):
+        h = F.linear(ACTIVATIONS[layer.activation](h), weight, bias)
     return affine_coupling_event(
-        x, h, split, log_det, inverse=inverse, scale=scale, bound=bound, offset=offset, eps=eps, layout=layout
-    )
-
-
-def _fused(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    split: int | slice,
-    log_det: Tensor | None,
-    activation: str,
-    conditioning: Tensor | None,
-    inverse: bool,
-    scale: tuple[str, float, float, float],
-    layout: str,
-) -> tuple[Tensor, Tensor] | None:
-    """What the kernel gives; None where the arguments are wrong or not for it."""
-    if torch.compiler.is_compiling() or backends.select(x.device.type) != "native" or len(weights) != len(biases):
-        return None
-    kind, *numbers = scale
-    try:
-        start, stop, step = split.indices(x.shape[1]) if isinstance(split, slice) else (split, x.shape[1], 1)
-        act = FUSED.get(activation)
-        if step != 1 or act is None:
-            return None
-        layers = [part for layer in zip(weights, biases, strict=True) for part in layer]
-        place = (start, stop, layouts.INDEX.get(layout, -1), scales.INDEX.get(kind, -1))
-        return _C.affine_coupling_mlp(x, layers, log_det, conditioning, *place, *numbers, act, inverse)
-    except TypeError:  # an option of a wrong type: said better by the composition
-        return None
+        x, h, layer.split, log_det, inverse=layer.inverse, scale=layer.scale, bound=layer.bound,
+        offset=layer.offset, eps=layer.eps, layout=layer.layout,
+    )  # fmt: skip
 
 
 def _check(

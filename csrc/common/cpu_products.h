@@ -43,11 +43,12 @@ static inline __attribute__((always_inline)) void product_sum(
 }
 
 template <int Rows, int Vectors, typename Real>
-static inline void product_block(const Product<Real>& problem, int64_t row, int64_t column) {
+static inline __attribute__((always_inline)) void product_begin(
+    const Product<Real>& problem, int64_t row, int64_t column,
+    typename ProductVector<Real>::type (&sums)[Rows][Vectors]) {
   using Vector = typename ProductVector<Real>::type;
   constexpr int size = ProductVector<Real>::size;
-  Vector sums[Rows][Vectors];
-  Real* out = problem.out + row * problem.out_row + column;
+  const Real* out = problem.out + row * problem.out_row + column;
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
@@ -56,16 +57,58 @@ static inline void product_block(const Product<Real>& problem, int64_t row, int6
       if (problem.bias != nullptr) sums[r][v] += product_load(problem.bias + column + v * size);
     }
   }
+}
+
+// The ReLU, or the gradient through it, and the column sums, of a block of results.
+template <int Rows, int Vectors, typename Real>
+static inline __attribute__((always_inline)) void product_finish(
+    const Product<Real>& problem, int64_t row, int64_t column,
+    typename ProductVector<Real>::type (&sums)[Rows][Vectors]) {
+  using Vector = typename ProductVector<Real>::type;
+  constexpr int size = ProductVector<Real>::size;
+  if (problem.relu) {
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = sums[r][v] < Vector{} ? Vector{} : sums[r][v];  // NaN stays
+    }
+  }
+  if (problem.positive != nullptr) {
+    const Real* from = problem.positive + row * problem.positive_row + column;
+#pragma GCC unroll 6
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v)
+        sums[r][v] = product_load(from + r * problem.positive_row + v * size) <= Vector{} ? Vector{} : sums[r][v];
+    }
+  }
+  if (problem.column_sums != nullptr) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      Real* to = problem.column_sums + column + v * size;
+      Vector total = sums[0][v];
+#pragma GCC unroll 6
+      for (int r = 1; r < Rows; ++r) total += sums[r][v];
+      total += product_load(to);
+      __builtin_memcpy(to, &total, sizeof total);
+    }
+  }
+}
+
+template <int Rows, int Vectors, typename Real>
+static inline void product_block(const Product<Real>& problem, int64_t row, int64_t column) {
+  constexpr int size = ProductVector<Real>::size;
+  typename ProductVector<Real>::type sums[Rows][Vectors];
+  product_begin<Rows, Vectors>(problem, row, column, sums);
   product_sum<Rows, Vectors>(problem.in + row * problem.in_row, problem.in_row, 1, problem.matrix + column,
                              problem.matrix_row, problem.depth, sums);
+  product_finish<Rows, Vectors>(problem, row, column, sums);
+  Real* out = problem.out + row * problem.out_row + column;
+  const int64_t out_row = problem.out_row;
 #pragma GCC unroll 6
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      Vector result = sums[r][v];
-      if (problem.relu) result = result < Vector{} ? Vector{} : result;  // NaN stays
-      __builtin_memcpy(out + r * problem.out_row + v * size, &result, sizeof result);
-    }
+    for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + r * out_row + v * size, &sums[r][v], sizeof sums[r][v]);
   }
 }
 

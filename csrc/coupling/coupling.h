@@ -3,6 +3,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -22,13 +23,13 @@ std::optional<TwoTensors> affine_event(const at::Tensor& x, const at::Tensor& pa
                                        int64_t start, int64_t stop, int64_t step, int64_t order, int64_t kind,
                                        double bound, double offset, double eps, bool inverse);
 
-// `layers` holds weights and biases in turn; `conditioning` is added to the first layer's result.
-std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
-                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
-                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
-                                              double offset, double eps, int64_t activation, bool inverse);
+// A coupling layer with its perceptron: weights and biases in turn; what is added to the first layer's result; start,
+// stop, order, kind, activation and inverse; bound, offset and eps.
+using StackLayer = std::tuple<std::vector<at::Tensor>, OptionalTensor, std::array<int64_t, 6>, std::array<double, 3>>;
+std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const OptionalTensor& log_det,
+                                                std::vector<StackLayer> layers);
 
-// The same of a masked network, which reads the whole event; `layers` are masked.
+// A masked network, which reads the whole event; `layers` are its weights and biases in turn, masked.
 std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
                                             const OptionalTensor& conditioning, int64_t order, int64_t kind,
                                             double bound, double offset, double eps, int64_t activation, bool inverse);

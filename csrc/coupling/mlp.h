@@ -1,7 +1,7 @@
-// A whole coupling or masked autoregressive layer with its perceptron, on the CPU, tile of rows by tile of rows.
+// Coupling and masked autoregressive layers with their perceptrons, on the CPU, tile of rows by tile of rows.
 //
-// Every thread takes its rows through all layers, so that activations stay in its cache, products run on one thread
-// each, and no pass over the batch is made for biases, activations and the coupling itself.
+// Every thread takes its rows through all layers of a stack, so that points and activations stay in its cache, products
+// run on one thread each, and no pass over the batch is made for biases, activations and the couplings themselves.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,28 +20,60 @@ struct MlpOptions {
   bool inverse = false;
   int64_t start = 0, count = 0, order = 0;   // the transformed features, and the layout of the parameters
   int64_t input_start = 0, input_count = 0;  // what the network reads: the features that pass; all where it is masked
+
+  bool masked() const { return input_start == start && input_count == count; }
 };
 
-// What a forward leaves for its backward; `hidden` and `parameters` are empty where no gradient is wanted.
-struct MlpForward {
-  at::Tensor y, log_det, parameters;
+// One layer of a stack. `layers` holds weights (out, in) and biases (out) in turn; where it is conditioned,
+// `conditioning` (rows, width of the first layer) is added to the first layer's result, and no backward reads it.
+struct Stage {
+  std::vector<at::Tensor> layers;
+  at::Tensor conditioning;
+  bool conditioned = false;
+  MlpOptions options;
+
+  size_t depth() const { return layers.size() / 2; }
+  const at::Tensor& weight(size_t layer) const { return layers[2 * layer]; }
+  const at::Tensor& bias(size_t layer) const { return layers[2 * layer + 1]; }
+};
+
+// What a layer leaves for its backward.
+struct StageKept {
+  at::Tensor y, parameters;
   std::vector<at::Tensor> hidden;  // the results of the activations, (rows, width) each
 };
 
-struct MlpBackward {
-  at::Tensor grad_x, grad_conditioning;
-  std::vector<at::Tensor> grad_layers;  // weights and biases in turn
+struct MlpForward {
+  at::Tensor log_det;
+  std::vector<StageKept> stages;  // without `keep` only the last has its y
+
+  const at::Tensor& y() const { return stages.back().y; }
 };
 
-// `layers` holds weights (out, in) and biases (out) in turn; `conditioning` (rows, width of the first layer) is added
-// to the first layer's result, or undefined.
-MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const at::Tensor& conditioning,
-                       at::TensorList layers, const MlpOptions& options, bool keep);
+struct StageGradients {
+  at::Tensor conditioning;
+  std::vector<at::Tensor> layers;
+};
 
-// Undefined gradients are zero. `kept` is x, or y of the inverse; `read` holds what the network read: x, or in a
-// coupling also y.
-MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                         const at::Tensor& read, const MlpForward& forward, at::TensorList layers,
-                         const MlpOptions& options, bool want_conditioning);
+struct MlpBackward {
+  at::Tensor grad_x;
+  std::vector<StageGradients> stages;
+};
+
+// `log_det` (rows) is added to the result, or undefined.
+MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& stages, bool keep);
+
+// Undefined gradients are zero. x is undefined where no layer reads it, and so is the last y.
+MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
+                         const MlpForward& forward, const std::vector<Stage>& stages);
+
+// The side of a layer that its backward reads: what it made of x where it is an inverse, else what it was given. A
+// network's input is in both, but a masked one's, which reads what its layer was given.
+inline const at::Tensor& kept_event(const at::Tensor& x, const MlpForward& forward, const std::vector<Stage>& stages,
+                                    size_t stage, bool of_network = false) {
+  const auto& options = stages[stage].options;
+  if (options.inverse && !(of_network && options.masked())) return forward.stages[stage].y;
+  return stage == 0 ? x : forward.stages[stage - 1].y;
+}
 
 }  // namespace cgm::coupling

@@ -21,93 +21,147 @@ using torch::autograd::variable_list;
 
 constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at once are as good
 
-// mlp_backward in operators that the dispatcher knows, for batched and traced gradients.
-MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                              const at::Tensor& read, const MlpForward& forward, at::TensorList layers,
-                              const MlpOptions& options) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+// mlp_backward of one layer in operators that the dispatcher knows, for batched and traced gradients; gives grad_x.
+at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
+                          const at::Tensor& read, const StageKept& forward, const Stage& stage,
+                          StageGradients& result) {
   const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
   static const auto couple = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
+  const auto& options = stage.options;
   const auto& scale = options.scale;
   auto [grad_x, grad] = couple(optional(grad_y), optional(grad_log_det), kept, forward.parameters, options.start,
                                options.count, int64_t{1}, options.order, static_cast<int64_t>(scale.kind), scale.bound,
                                scale.offset, scale.eps, options.inverse);
-  MlpBackward result;
-  result.grad_layers.resize(layers.size());
-  for (size_t l = layers.size() / 2; l-- > 0;) {
-    if (2 * l + 2 < layers.size()) {
+  result.layers.resize(stage.layers.size());
+  for (size_t l = stage.depth(); l-- > 0;) {
+    if (l + 1 < stage.depth()) {
       const auto& h = forward.hidden[l];
       grad = grad * (options.activation == TileActivation::relu ? h.gt(0).to(h.scalar_type()) : 1 - h * h);
     }
     const auto input = l == 0 ? read.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
-    result.grad_layers[2 * l] = grad.t().matmul(input), result.grad_layers[2 * l + 1] = grad.sum(0);
-    if (l == 0) result.grad_conditioning = grad;
-    grad = grad.matmul(layers[2 * l]);
+    result.layers[2 * l] = grad.t().matmul(input), result.layers[2 * l + 1] = grad.sum(0);
+    if (l == 0 && stage.conditioned) result.conditioning = grad;
+    grad = grad.matmul(stage.weight(l));
   }
   const int64_t behind = kept.size(1) - options.input_start - options.input_count;
-  result.grad_x = grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
+  return grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
+}
+
+MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
+                              const MlpForward& forward, const std::vector<Stage>& stages) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  MlpBackward result;
+  result.stages.resize(stages.size());
+  result.grad_x = grad_y;
+  for (size_t s = stages.size(); s-- > 0;) {
+    const auto &kept = kept_event(x, forward, stages, s), &read = kept_event(x, forward, stages, s, true);
+    result.grad_x =
+        composed_stage(result.grad_x, grad_log_det, kept, read, forward.stages[s], stages[s], result.stages[s]);
+  }
   return result;
+}
+
+// Stages as what an autograd node may hold: tensors, integers and numbers.
+struct Packed {
+  variable_list tensors;
+  std::vector<int64_t> integers;
+  std::vector<double> numbers;
+
+  void add(const Stage& stage) {
+    const auto& options = stage.options;
+    const auto& scale = options.scale;
+    integers.insert(integers.end(),
+                    {static_cast<int64_t>(scale.kind), static_cast<int64_t>(options.activation), options.inverse,
+                     options.start, options.count, options.order, options.input_start, options.input_count,
+                     static_cast<int64_t>(stage.layers.size()), stage.conditioned});
+    numbers.insert(numbers.end(), {scale.bound, scale.offset, scale.eps});
+    tensors.insert(tensors.end(), stage.layers.begin(), stage.layers.end());
+  }
+};
+
+constexpr size_t packed_integers = 10, packed_numbers = 3;
+
+std::vector<Stage> unpacked(variable_list::const_iterator tensor, const std::vector<int64_t>& integers,
+                            const std::vector<double>& numbers) {
+  std::vector<Stage> stages(integers.size() / packed_integers);
+  for (size_t s = 0; s < stages.size(); ++s) {
+    const auto* from = &integers[s * packed_integers];
+    const auto* with = &numbers[s * packed_numbers];
+    auto& options = stages[s].options;
+    options.scale = {static_cast<ScaleKind>(from[0]), with[0], with[1], with[2]};
+    options.activation = static_cast<TileActivation>(from[1]), options.inverse = from[2] != 0;
+    options.start = from[3], options.count = from[4], options.order = from[5];
+    options.input_start = from[6], options.input_count = from[7];
+    stages[s].layers.assign(tensor, tensor + from[8]);
+    stages[s].conditioned = from[9] != 0;
+    tensor += from[8];
+  }
+  return stages;
 }
 
 class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
  public:
+  // `tensors` are the layers of all stages, in the order of Packed, without the conditionings that are not there.
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const OptionalTensor& log_det,
-                               const OptionalTensor& conditioning, at::TensorList layers, const MlpOptions& options) {
+                               at::TensorList tensors, const std::vector<Stage>& stages) {
     at::AutoDispatchBelowADInplaceOrView below;
-    const auto added = conditioning.value_or(at::Tensor());
-    auto result = mlp_forward(x, log_det.value_or(at::Tensor()), added, layers, options, /*keep=*/true);
+    auto result = mlp_forward(x, log_det.value_or(at::Tensor()), stages, /*keep=*/true);
     ctx->set_materialize_grads(false);
-    const auto& kept = options.inverse ? result.y : x;
-    variable_list saved{kept, options.count == x.size(1) ? x : kept, result.parameters};
-    saved.insert(saved.end(), result.hidden.begin(), result.hidden.end());
-    saved.insert(saved.end(), layers.begin(), layers.end());
-    ctx->save_for_backward(std::move(saved));
-    const auto& scale = options.scale;
-    ctx->saved_data["numbers"] = std::vector<double>{scale.bound, scale.offset, scale.eps};
-    ctx->saved_data["integers"] = std::vector<int64_t>{static_cast<int64_t>(scale.kind),
-                                                       static_cast<int64_t>(options.activation),
-                                                       options.inverse,
-                                                       options.start,
-                                                       options.count,
-                                                       options.order,
-                                                       options.input_start,
-                                                       options.input_count,
-                                                       log_det.has_value(),
-                                                       conditioning.has_value(),
-                                                       static_cast<int64_t>(layers.size())};
-    return {result.y, result.log_det};
+    Packed packed;
+    for (const auto& stage : stages) packed.add(stage);
+    // The two ends of the stack are let go where no layer reads them.
+    packed.tensors.push_back(reads(stages.front(), /*image=*/false) ? x : at::Tensor());
+    for (size_t s = 0; s < stages.size(); ++s) {
+      const auto& kept = result.stages[s];
+      const bool wanted = s + 1 < stages.size() || reads(stages[s], /*image=*/true);
+      packed.tensors.push_back(wanted ? kept.y : at::Tensor());
+      packed.tensors.push_back(kept.parameters);
+      packed.tensors.insert(packed.tensors.end(), kept.hidden.begin(), kept.hidden.end());
+    }
+    ctx->save_for_backward(std::move(packed.tensors));
+    ctx->saved_data["integers"] = std::move(packed.integers), ctx->saved_data["numbers"] = std::move(packed.numbers);
+    ctx->saved_data["log_det"] = log_det.has_value();
+    return {result.y(), result.log_det};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const auto integers = ctx->saved_data["integers"].toIntVector();
-    const auto numbers = ctx->saved_data["numbers"].toDoubleVector();
-    MlpOptions options;
-    options.scale = {static_cast<ScaleKind>(integers[0]), numbers[0], numbers[1], numbers[2]};
-    options.activation = static_cast<TileActivation>(integers[1]), options.inverse = integers[2] != 0;
-    options.start = integers[3], options.count = integers[4], options.order = integers[5];
-    options.input_start = integers[6], options.input_count = integers[7];
-    const auto n_layers = static_cast<size_t>(integers[10]);
-    variable_list result(4 + n_layers);
+    const auto stages =
+        unpacked(saved.begin(), ctx->saved_data["integers"].toIntVector(), ctx->saved_data["numbers"].toDoubleVector());
+    variable_list result(2);
+    for (const auto& stage : stages) result.resize(result.size() + stage.layers.size() + stage.conditioned);
+    result.emplace_back();  // the stages
     if (!grads[0].defined() && !grads[1].defined()) return result;
     {
       at::NoGradGuard no_grad;
+      auto next = saved.begin();
+      for (const auto& stage : stages) next += stage.layers.size();
+      const auto x = *next++;
       MlpForward forward;
-      forward.parameters = saved[2];
-      forward.hidden.assign(saved.begin() + 3, saved.end() - n_layers);
-      const variable_list layers(saved.end() - n_layers, saved.end());
-      const bool plain = plain_eager(grads[0], grads[1]);
-      const auto &kept = saved[0], &read = saved[1];
-      auto found = plain ? mlp_backward(grads[0], grads[1], kept, read, forward, layers, options, integers[9] != 0)
-                         : composed_backward(grads[0], grads[1], kept, read, forward, layers, options);
+      for (const auto& stage : stages) {
+        auto& kept = forward.stages.emplace_back();
+        kept.y = *next++, kept.parameters = *next++;
+        kept.hidden.assign(next, next + stage.depth() - 1);
+        next += stage.depth() - 1;
+      }
+      const auto differentiate = plain_eager(grads[0], grads[1]) ? mlp_backward : composed_backward;
+      auto found = differentiate(grads[0], grads[1], x, forward, stages);
       result[0] = found.grad_x;
-      if (integers[8] != 0) result[1] = grads[1];
-      if (integers[9] != 0) result[2] = found.grad_conditioning;
-      std::copy(found.grad_layers.begin(), found.grad_layers.end(), result.begin() + 3);
+      if (ctx->saved_data["log_det"].toBool()) result[1] = grads[1];
+      auto to = result.begin() + 2;
+      for (auto& own : found.stages) {
+        to = std::copy(own.layers.begin(), own.layers.end(), to);
+        if (own.conditioning.defined()) *to++ = own.conditioning;
+      }
     }
     variable_list sources = saved;
     sources.insert(sources.end(), grads.begin(), grads.end());
     return final_gradients(std::move(result), sources);
+  }
+
+ private:
+  static bool reads(const Stage& stage, bool image) {
+    return stage.options.inverse == image || (!image && stage.options.masked());
   }
 };
 
@@ -135,24 +189,30 @@ bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) 
          std::isfinite(options.scale.bound) && std::isfinite(options.scale.offset) && std::isfinite(options.scale.eps);
 }
 
-// A call whose place in the event is known: checks the rest and runs it.
-std::optional<TwoTensors> run(const at::Tensor& x, const std::vector<at::Tensor>& layers, const OptionalTensor& log_det,
-                              const OptionalTensor& conditioning, const MlpOptions& options) {
+bool right_stage(const at::Tensor& x, const Stage& stage) {
+  const auto& added = stage.conditioning;
+  if (!right_layers(x, stage.layers, stage.options.input_count, 2 * stage.options.count)) return false;
+  return !added.defined() ||
+         (fits(x, added) && added.dim() == 2 && added.size(0) == x.size(0) && added.size(1) == stage.weight(0).size(0));
+}
+
+// A call whose places in the event are known: checks the rest and runs it.
+std::optional<TwoTensors> run(const at::Tensor& x, const OptionalTensor& log_det, const std::vector<Stage>& stages) {
   if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return {};
-  if (!right_layers(x, layers, options.input_count, 2 * options.count)) return {};
   if (log_det && (!fits(x, *log_det) || log_det->dim() != 1 || log_det->size(0) != x.size(0))) return {};
-  if (conditioning && (!fits(x, *conditioning) || conditioning->dim() != 2 || conditioning->size(0) != x.size(0) ||
-                       conditioning->size(1) != layers[0].size(0)))
-    return {};
-  bool wanted =
-      x.requires_grad() || (log_det && log_det->requires_grad()) || (conditioning && conditioning->requires_grad());
-  for (const auto& layer : layers) wanted = wanted || layer.requires_grad();
-  if (!wanted || !at::GradMode::is_enabled()) {
-    const auto before = log_det.value_or(at::Tensor()), added = conditioning.value_or(at::Tensor());
-    const auto result = mlp_forward(x, before, added, layers, options, /*keep=*/false);
-    return TwoTensors(result.y, result.log_det);
+  bool wanted = x.requires_grad() || (log_det && log_det->requires_grad());
+  variable_list tensors;
+  for (const auto& stage : stages) {
+    if (!right_stage(x, stage)) return {};
+    tensors.insert(tensors.end(), stage.layers.begin(), stage.layers.end());
+    if (stage.conditioned) tensors.push_back(stage.conditioning);
   }
-  auto found = CouplingMlp::apply(x, log_det, conditioning, at::TensorList(layers), options);
+  for (const auto& tensor : tensors) wanted = wanted || tensor.requires_grad();
+  if (!wanted || !at::GradMode::is_enabled()) {
+    const auto result = mlp_forward(x, log_det.value_or(at::Tensor()), stages, /*keep=*/false);
+    return TwoTensors(result.y(), result.log_det);
+  }
+  auto found = CouplingMlp::apply(x, log_det, at::TensorList(tensors), stages);
   return TwoTensors(found[0], found[1]);
 }
 
@@ -162,30 +222,37 @@ bool plain_matrix(const at::Tensor& x) {
 
 }  // namespace
 
-std::optional<TwoTensors> affine_coupling_mlp(const at::Tensor& x, const std::vector<at::Tensor>& layers,
-                                              const OptionalTensor& log_det, const OptionalTensor& conditioning,
-                                              int64_t start, int64_t stop, int64_t order, int64_t kind, double bound,
-                                              double offset, double eps, int64_t activation, bool inverse) {
-  MlpOptions options;
-  options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
-  options.activation = static_cast<TileActivation>(activation), options.inverse = inverse;
-  options.start = start, options.count = stop - start, options.order = order;
-  if (!plain_matrix(x) || !right_options(options, kind, activation)) return {};
+std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const OptionalTensor& log_det,
+                                                std::vector<StackLayer> layers) {
+  if (!plain_matrix(x) || layers.empty()) return {};
   const int64_t width = x.size(1);
-  if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};
-  options.input_start = start == 0 ? stop : 0, options.input_count = width - options.count;
-  return run(x, layers, log_det, conditioning, options);
+  std::vector<Stage> stages(layers.size());
+  for (size_t s = 0; s < stages.size(); ++s) {
+    auto& [tensors, conditioning, integers, numbers] = layers[s];
+    const auto [start, stop, order, kind, activation, inverse] = integers;
+    auto& options = stages[s].options;
+    options.scale = {static_cast<ScaleKind>(kind), numbers[0], numbers[1], numbers[2]};
+    options.activation = static_cast<TileActivation>(activation), options.inverse = inverse != 0;
+    options.start = start, options.count = stop - start, options.order = order;
+    if (!right_options(options, kind, activation)) return {};
+    if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};
+    options.input_start = start == 0 ? stop : 0, options.input_count = width - options.count;
+    stages[s].layers = std::move(tensors), stages[s].conditioning = conditioning.value_or(at::Tensor());
+    stages[s].conditioned = conditioning.has_value();
+  }
+  return run(x, log_det, stages);
 }
 
 std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
                                             const OptionalTensor& conditioning, int64_t order, int64_t kind,
                                             double bound, double offset, double eps, int64_t activation, bool inverse) {
-  MlpOptions options;
+  Stage stage{layers, conditioning.value_or(at::Tensor()), conditioning.has_value(), {}};
+  auto& options = stage.options;
   options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
   options.activation = static_cast<TileActivation>(activation), options.inverse = inverse, options.order = order;
   if (!plain_matrix(x) || x.size(1) == 0 || !right_options(options, kind, activation)) return {};
   options.count = options.input_count = x.size(1);
-  return run(x, layers, std::nullopt, conditioning, options);
+  return run(x, std::nullopt, {std::move(stage)});
 }
 
 }  // namespace cgm::coupling

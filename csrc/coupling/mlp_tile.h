@@ -1,0 +1,79 @@
+// What the two passes over a tile share.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+
+#include "common/aligned_memory.h"
+#include "coupling/kernels.h"
+#include "coupling/mlp.h"
+#include "coupling/tile_products.h"
+#include "coupling/views.h"
+
+namespace cgm::coupling {
+
+inline int64_t widest_layer(const std::vector<Stage>& stages) {
+  int64_t width = 1;
+  for (const auto& stage : stages)
+    for (size_t l = 0; l < stage.depth(); ++l)
+      width = std::max({width, stage.weight(l).size(0), stage.weight(l).size(1)});
+  return width;
+}
+
+// As many rows as the cache takes, but no thread is left without a tile.
+inline int64_t rows_of_tile(const std::vector<Stage>& stages, int64_t batch) {
+  constexpr int64_t tile_numbers = 32768;  // of a layer's activations: several tiles fit the second-level cache
+  constexpr int64_t least_rows = 128;      // below, reading the weights again costs more than the cache saves
+  const int64_t threads = at::get_num_threads(), share = (batch + threads - 1) / threads;
+  return std::max(std::min(tile_numbers / widest_layer(stages), share), least_rows);
+}
+
+// The kernels of a tile run on the thread that calls them.
+inline Parallel serial() {
+  return {[](int64_t begin, int64_t end, int64_t, void (*body)(void*, int64_t, int64_t), void* context) {
+            body(context, begin, end);
+          },
+          1};
+}
+
+// What every thread that runs tensor operations has to hold.
+struct BelowAutograd {
+  at::NoGradGuard no_grad;
+  at::AutoDispatchBelowADInplaceOrView below;
+};
+
+// Memory of one thread for the results of two layers of a tile, used in turn.
+template <typename scalar_t>
+class Scratch {
+ public:
+  Scratch(int64_t rows, int64_t width) : numbers_(rows * width), memory_(zeroed(2 * numbers_ * sizeof(scalar_t))) {}
+
+  Rows<scalar_t> layer(size_t turn, int64_t cols) const {
+    return {static_cast<scalar_t*>(memory_.get()) + (turn % 2) * numbers_, cols, cols};
+  }
+
+ private:
+  int64_t numbers_;
+  std::unique_ptr<void, FreeAligned> memory_;
+};
+
+inline at::Tensor rows_contiguous(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.stride(1) != 1 && tensor.size(1) > 1 ? tensor.contiguous() : tensor;
+}
+
+template <typename scalar_t>
+Matrix<scalar_t> as_matrix(const Rows<scalar_t>& rows, int64_t start, int64_t step = 1) {
+  return {rows.data + start, rows.row, step};
+}
+
+// The features that pass a coupling, from one event to the next; in place there is nothing to do.
+template <typename scalar_t>
+Passing<scalar_t> passing(const Rows<const scalar_t>& from, const Rows<scalar_t>& to, const MlpOptions& options) {
+  if (options.count == from.cols || from.data == to.data) return {};
+  return {from.data, to.data, from.row, to.row, from.cols, options.start, options.start + options.count};
+}
+
+}  // namespace cgm::coupling
