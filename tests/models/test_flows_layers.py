@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from scipy.optimize import brentq
 
 from cgm_kernels.coupling.layout import passing_part
-from cgm_models.flows import Composition, Inverse, RealNVP
+from cgm_models.flows import Composition, Inverse, RealNVP, transform
 from cgm_models.flows.actnorm import ActNorm
 from cgm_models.flows.convolution import InvertibleConvolution
 from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling
@@ -276,3 +276,20 @@ def test_networks_take_a_context_as_if_it_were_concatenated():
     torch.testing.assert_close(net(x, context), expected, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match="needs a context"):
         net(x)
+
+
+@pytest.mark.parametrize("actnorm, calls", [(False, [4]), (True, [1, 1, 1, 1])])
+def test_couplings_in_a_row_are_one_call(actnorm, calls, monkeypatch):
+    torch.manual_seed(0)
+    flow = RealNVP(dim=6, n_layers=4, context_dim=2, actnorm=actnorm, hidden_features=(8,)).double()
+    made, run = [], transform.affine_coupling_stack
+    monkeypatch.setattr(transform, "affine_coupling_stack", lambda x, *rest: made.append(len(rest[0])) or run(x, *rest))
+    x, context = normal(5, 6), normal(5, 2, seed=1)
+    for inverse in (True, False):
+        y, log_det = flow.transform.accumulate(x, context, None, inverse=inverse)
+        assert made == calls
+        made.clear()
+        expected, total = x, None
+        for layer in reversed(flow.transform.layers) if inverse else flow.transform.layers:
+            expected, total = layer.accumulate(expected, context, total, inverse=inverse)
+        torch.testing.assert_close((y, log_det), (expected, total), rtol=0, atol=1e-12)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from cgm_kernels import affine_coupling_event, affine_coupling_mlp
+from cgm_kernels import CouplingLayer, affine_coupling_event, affine_coupling_stack
 from cgm_kernels.coupling.layout import passing_part
 
 from ..nets import MLP
@@ -42,20 +40,25 @@ class AffineCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        options: dict[str, Any] = {"inverse": inverse, "scale": self.scale, "bound": self.bound}
+        layer = self.coupling_layer(x, context, inverse=inverse)
+        if layer is not None:
+            return affine_coupling_stack(x, [layer], log_det)
+        parameters = self.conditioner(x[:, passing_part(self.split, x.shape[1])], context)
+        return affine_coupling_event(
+            x, parameters, self.split, log_det, inverse=inverse, scale=self.scale, bound=self.bound
+        )
+
+    def coupling_layer(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> CouplingLayer | None:
         conditioner = self.conditioner
-        if (
-            type(conditioner) is MLP
-            and x.ndim == 2
-            and conditioner.activation_name in MLP_ACTIVATIONS
-            and (layers := conditioner.plain_layers()) is not None
-        ):
-            weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-            options["activation"] = conditioner.activation_name
-            options["conditioning"] = conditioner.input.conditioning(context)
-            return affine_coupling_mlp(x, weights, biases, self.split, log_det, **options)
-        parameters = conditioner(x[:, passing_part(self.split, x.shape[1])], context)
-        return affine_coupling_event(x, parameters, self.split, log_det, **options)
+        if type(conditioner) is not MLP or x.ndim != 2 or conditioner.activation_name not in MLP_ACTIVATIONS:
+            return None
+        layers = conditioner.plain_layers()
+        if layers is None:
+            return None
+        return CouplingLayer(
+            [layer.weight for layer in layers], [layer.bias for layer in layers], self.split,
+            conditioner.activation_name, conditioner.input.conditioning(context), inverse, self.scale, self.bound,
+        )  # fmt: skip
 
 
 class AdditiveCoupling(Transform):

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 
+from cgm_kernels import CouplingLayer, affine_coupling_stack
+
 
 class Transform(nn.Module):
     """An invertible map of points ``(batch, *event)``, from the latent side to the data side.
@@ -33,6 +35,10 @@ class Transform(nn.Module):
         y, change = self.inverse(x, context) if inverse else self.forward(x, context)
         return y, change if log_det is None else log_det + change
 
+    def coupling_layer(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> CouplingLayer | None:
+        """The map of points like x as a layer of ``cgm_kernels.affine_coupling_stack``, where it is one."""
+        return None
+
 
 class Composition(Transform):
     """``transforms`` applied first to last from the latent to the data."""
@@ -51,8 +57,18 @@ class Composition(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
+        together: list[CouplingLayer] = []
         for layer in reversed(self.layers) if inverse else self.layers:
+            coupling = layer.coupling_layer(x, context, inverse=inverse)
+            if coupling is not None:
+                together.append(coupling)
+                continue
+            if together:
+                x, log_det = affine_coupling_stack(x, together, log_det)
+                together = []
             x, log_det = layer.accumulate(x, context, log_det, inverse=inverse)
+        if together:
+            x, log_det = affine_coupling_stack(x, together, log_det)
         return x, x.new_zeros(len(x)) if log_det is None else log_det
 
 
