@@ -11,11 +11,12 @@ from torch import Generator, Tensor
 
 from cgm_kernels import random_projections, sliced_wasserstein_cost
 
-from ..model import GenerativeModel, class_labels
+from ..model import GenerativeModel
 from .directions import default_patch_sizes
+from .neural_base import gaussian_points
 from .neural_network import VelocityNetwork
 from .neural_pool import FlowOptions, TrajectoryPool
-from .options import check_event_shape, check_neural_options, is_number, is_whole
+from .options import check_event_shape, check_neural_options, context_rows, flat_points, is_number, is_whole
 
 _CHUNK = 2048  # rows whose hidden layers stay in the cache
 _HELD_OUT_DIRECTIONS = 64
@@ -25,20 +26,24 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     """A network that sends base points where the sliced-Wasserstein flow carries them, at any time of the flow.
 
     Particles X_t follow the flow from X_0 ~ N(0, I), dX/dt = mean_θ (T_θ(⟨X, θ⟩) − ⟨X, θ⟩) θ, in clouds that are
-    simulated while the network learns. For every time t of the flow the network regresses on the mean velocity of the
-    particles until then, X_t − X_0, at the points Z_u of the straight way between the two places,
+    simulated while the network learns. From a base point z the flow map takes K steps on the straight way,
 
-        loss = E |v(t, u, Z_u) − (X_t − X_0)|²,    Z_u = (1 − u) X_0 + u X_t,    u ~ U(0, 1).
+        z_0 = z,   z_{k+1} = z_k + v(t, k/K, z_k) / K,   F_t(z) = z_K,
 
-    The solution of dz/du = v(t, u, z) from z ~ N(0, I) has the law of Z_u at every u, and so that of X_t at u = 1. As
-    the flow couples X_0 and X_t nearly optimally, the ways hardly cross, its solutions are nearly straight, and one or
-    two steps of the midpoint rule are enough whatever t is. (The regression on dX/dt itself would accumulate its errors
-    over a hundred steps, and one on X_t given X_0 would blur what the randomness of the particles leaves open.)
+    as the flow couples X_0 and X_t nearly optimally, so that straight ways hardly cross. It learns in two stages,
+
+        ρ E |v(t, u, (1 − u) X_0 + u X_t) − (X_t − X_0)|²  +  SW_2²(law of F_end(z), law of the data),
+
+    u one of 0, 1/K, …, (K − 1)/K: at first the regression on the particles' mean velocities alone, with ρ = 1, which
+    says where each point goes but blurs what the randomness of the particles leaves open; then with a small ρ, beside
+    the distance from the end of the map to the data, towards which the flow runs. That sharpens the map and takes the
+    error of the few steps away. By itself it would be blind to which part of the base goes where.
 
     ``loss(x, context)`` shows the points ``x`` to the pool of particles, moves these by ``steps_per_loss`` steps, and
-    gives the regression over as many of them. In evaluation mode it is W_2², sliced, between ``x`` and as many samples
-    under the same context: the held-out loss. ``context_dim`` numbers, or classes, condition it; the particles match
-    (point, context) jointly (:class:`TrajectoryPool`).
+    takes both parts over ``n_points`` particles and base points; the data are the last ones shown. In evaluation mode
+    it is W_2², sliced, between ``x`` and as many samples under the same context: the held-out loss. ``context_dim``
+    numbers, or classes, condition it; the particles match (point, context) jointly (:class:`TrajectoryPool`), and so
+    does the distance.
 
     Args:
         event_shape: the shape of one point; (channels, height, width) for images.
@@ -46,20 +51,28 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         hidden_features: widths of the hidden layers.
         activation: between the layers.
         n_frequencies: of the sines and cosines of the times that the network sees.
+        n_steps: K, evaluations of the network for one sample.
         n_flow_steps: steps of the simulated flow.
         step_size: h, the time of one step; by default a quarter of the largest that helps, min(L, d)/4.
         n_projections: L, directions a step; by default the dimension, at least 32 and at most 128.
-        n_particles: in one cloud, and the number of the last data points that it is drawn to.
+        n_particles: in one cloud, and the number of the last data points that it is drawn to. With the size of the
+            training set, shown at once in every batch, these are the training set.
         n_clouds: clouds in the pool, at least 2: one on its way, the others to learn from.
         n_knots: times at which a cloud is kept, closer together at the start; straight lines in between.
         steps_per_loss: steps of the flow in every call of the loss.
         end_fraction: the share of the regression that is at the end of the flow rather than at random times.
+        law_after: calls of the loss in the first stage; None for no second one.
+        regression_weight: ρ of the second stage.
+        n_points: particles in the regression, and base points whose law is compared, in every call of the loss; with
+            context the law is compared over as many as the data have.
+        even_samples: take scrambled Sobol points for the base (:func:`neural_base.even_points`), in learning and in
+            sampling: each sample has the law of the model, and all together follow it more closely than independent
+            ones, as particles do. False for independent samples.
         context_scale: s, how far apart contexts are that differ by 1, in standard deviations of the data; it has no
             meaning for labels, which are matched class by class.
         patch_sizes: sides of the image patches that directions of the later steps are confined to; by default halves of
             the image side down to 1 for images, none for other points; [] for none.
         global_fraction: the share of steps, the first ones, with directions over the whole image.
-        n_steps: steps of the midpoint rule in sampling, two evaluations of the network each.
 
     ``save`` leaves the pool out: the saved model holds the network, the mean and the scale of the data, and nothing
     else. Checkpoints of the trainer hold the pool, and at most ``pool.n_bytes()`` more.
@@ -67,14 +80,16 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     location: Tensor
     scale: Tensor
+    n_losses: Tensor
 
     def __init__(
         self,
         event_shape: Sequence[int],
         context_dim: int = 0,
-        hidden_features: Sequence[int] = (64, 64, 64),
-        activation: str = "silu",
-        n_frequencies: int = 3,
+        hidden_features: Sequence[int] = (64, 64, 64, 64),
+        activation: str = "relu",
+        n_frequencies: int = 0,
+        n_steps: int = 1,
         n_flow_steps: int = 80,
         step_size: float | None = None,
         n_projections: int | None = None,
@@ -83,10 +98,13 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         n_knots: int = 8,
         steps_per_loss: int = 2,
         end_fraction: float = 0.5,
+        law_after: int | None = 1000,
+        regression_weight: float = 0.01,
+        n_points: int = 2048,
+        even_samples: bool = True,
         context_scale: float = 2.0,
         patch_sizes: Sequence[int] | None = None,
         global_fraction: float = 0.6,
-        n_steps: int = 2,
     ) -> None:
         super().__init__(check_event_shape(event_shape), context_dim)
         self.dim = math.prod(self.event_shape)
@@ -103,12 +121,23 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
             patch_sizes=sizes,
             global_fraction=global_fraction,
         )
-        check_neural_options(flow, self.event_shape, context_dim, n_frequencies, steps_per_loss, end_fraction, n_steps)
-        self.steps_per_loss, self.end_fraction, self.n_steps = steps_per_loss, end_fraction, n_steps
+        whole = {
+            "context_dim": (context_dim, 0),
+            "n_frequencies": (n_frequencies, 0),
+            "n_steps": (n_steps, 1),
+            "steps_per_loss": (steps_per_loss, 0),
+            "law_after": (0 if law_after is None else law_after, 0),
+            "n_points": (n_points, 1),
+        }
+        check_neural_options(flow, self.event_shape, whole, end_fraction, regression_weight, even_samples)
+        self.n_steps, self.steps_per_loss, self.end_fraction = n_steps, steps_per_loss, end_fraction
+        self.law_after, self.regression_weight, self.n_points = law_after, regression_weight, n_points
+        self.even_samples = even_samples
         self.network = VelocityNetwork(self.dim, context_dim, hidden_features, n_frequencies, activation)
         self.pool = TrajectoryPool(self.event_shape, self.dim, context_dim, flow)
         self.register_buffer("location", torch.zeros(self.dim))
         self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("n_losses", torch.zeros((), dtype=torch.int64))
 
     @property
     def end_time(self) -> float:
@@ -126,7 +155,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
             self.pool.start(self._standardised(flat), self._rows(context, len(x)))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The regression on the pool, which moves on; in evaluation mode the sliced W_2² from samples to ``x``."""
+        """The two parts over the pool, which moves on; in evaluation mode the sliced W_2² from samples to ``x``."""
         flat, rows = self._points(x), self._rows(self._context(context, len(x)), len(x))
         if not self.training:
             return self._distance(flat, rows)
@@ -136,12 +165,11 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             self.pool.remember(self._standardised(flat), rows)
             self.pool.advance(self.steps_per_loss)
-            drawn = self.pool.draw(len(x), self.end_fraction)
-            u = torch.rand(len(x), dtype=flat.dtype).to(flat.device)
-            between = torch.lerp(drawn.start, drawn.position, u[:, None])
-            velocity = drawn.position - drawn.start
-        predicted = self.network(drawn.w, u, between, drawn.context if self.context_dim else None)
-        return (predicted.to(velocity.dtype) - velocity).square().mean()
+        regression = self._regression()
+        self.n_losses += 1
+        if self.law_after is None or int(self.n_losses) <= self.law_after:
+            return regression
+        return self._law_distance() + self.regression_weight * regression
 
     def sample(
         self,
@@ -149,40 +177,33 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         context: Tensor | None = None,
         generator: Generator | None = None,
         *,
-        n_steps: int | None = None,
         time: float | None = None,
     ) -> Tensor:
         """``(n, *event)`` where the flow has base points at ``time``, by default at its end.
 
-        ``context`` holds class labels of shape () or (n,), or numbers of shape (c,) or (n, c).
+        ``context`` holds class labels of shape () or (n,), or numbers of shape (c,) or (n, c). The samples are
+        independent only if ``even_samples`` is False.
         """
         if not is_whole(n, 0):
             raise ValueError(f"n must be a whole number, not negative: got {n!r}")
-        return self.transport(self.sample_base(n, generator), context, n_steps=n_steps, time=time)
+        return self.transport(self.sample_base(n, generator), context, time=time)
 
     def sample_base(self, n: int, generator: Generator | None = None) -> Tensor:
         """``(n, *event)`` points of the base, in the units of the data."""
-        device = self.location.device if generator is None else generator.device
-        noise = torch.randn(n, self.dim, generator=generator, dtype=self.location.dtype, device=device)
-        return self._to_event(noise.to(self.location.device))
+        return self._to_event(gaussian_points(n, self.dim, generator, self.location, even=self.even_samples))
 
     @torch.no_grad()
-    def transport(
-        self, points: Tensor, context: Tensor | None = None, *, n_steps: int | None = None, time: float | None = None
-    ) -> Tensor:
+    def transport(self, points: Tensor, context: Tensor | None = None, *, time: float | None = None) -> Tensor:
         """``points`` (n, *event) of the base, in the units of the data, where the flow has them at ``time``."""
         x = self._standardised(self._points(points, "points"))
-        context = self._context(context, len(x))
-        n_steps = self.n_steps if n_steps is None else n_steps
-        if not is_whole(n_steps, 1):
-            raise ValueError(f"n_steps must be a whole number, at least 1: got {n_steps!r}")
-        w = self._w(time)
-        size = _CHUNK if x.device.type == "cpu" else max(1, len(x))
-        parts = [
-            self._integrate(rows, None if context is None else context[begin : begin + size], w, n_steps)
-            for begin, rows in zip(range(0, len(x), size), x.split(size), strict=False)
-        ]
-        return self._to_event(torch.cat(parts) if parts else x)
+        context, w = self._context(context, len(x)), self._w(time)
+        if not w or not len(x):
+            return self._to_event(x)
+        steps = self._steps(w, context)
+        size = _CHUNK if x.device.type == "cpu" else len(x)
+        starts = zip(range(0, len(x), size), x.split(size), strict=True)
+        parts = [self._move(rows, [_rows(step, begin, begin + size) for step in steps]) for begin, rows in starts]
+        return self._to_event(torch.cat(parts))
 
     def trajectory(self, points: Tensor, times: Sequence[float], context: Tensor | None = None) -> Tensor:
         """``(len(times), n, *event)``: ``points`` of the base where the flow has them at these times."""
@@ -200,25 +221,51 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)
 
-    def _integrate(self, x: Tensor, context: Tensor | None, w: float, n_steps: int) -> Tensor:
-        """The midpoint rule for dz/du = v(w, u, z), u from 0 to 1."""
-        if not w:
-            return x
-        h, time = 1.0 / n_steps, x.new_tensor([w])
-        for k in range(n_steps):
-            velocity = self.network(time, x.new_tensor([k * h]), x, context)
-            middle = torch.add(x, velocity, alpha=h / 2)
-            x = torch.add(x, self.network(time, x.new_tensor([(k + 0.5) * h]), middle, context), alpha=h)
+    def _regression(self) -> Tensor:
+        """E |v − (X_t − X_0)|² over particles of the pool, at the beginning of a random one of the steps."""
+        n = self.n_points
+        with torch.no_grad():
+            drawn = self.pool.draw(n, self.end_fraction)
+            u = (torch.randint(self.n_steps, (n,)) / self.n_steps).to(drawn.w)
+            between = torch.lerp(drawn.start, drawn.position, u[:, None])
+            velocity = drawn.position - drawn.start
+        context = drawn.context if self.context_dim else None
+        predicted = self.network(between, self.network.features(drawn.w, u, context))
+        return (predicted.to(velocity.dtype) - velocity).square().mean()
+
+    def _law_distance(self) -> Tensor:
+        """SW_2² from moved base points to the data that the pool remembers."""
+        target, context = self.pool.remembered()
+        # With contexts both sides hold the same ones, and few neighbours among them would draw points to their mean.
+        n = len(target) if self.context_dim else self.n_points
+        base = gaussian_points(n, self.dim, None, target, even=self.even_samples)
+        moved = self._move(base, self._steps(1.0, context if self.context_dim else None)).to(target.dtype)
+        directions = self.pool.directions(int(torch.randint(self.pool.options.n_steps, ()))).to(target)
+        with torch.autocast(target.device.type, enabled=False):
+            return self._cost(moved, target, context, directions)
+
+    def _steps(self, w: float, context: Tensor | None) -> list[Tensor]:
+        """What the network is told in each of its steps."""
+        times = self.location.new_tensor([[w, k / self.n_steps] for k in range(self.n_steps)])
+        return [self.network.features(time[:1], time[1:], context) for time in times]
+
+    def _move(self, x: Tensor, steps: list[Tensor]) -> Tensor:
+        for step in steps:
+            x = torch.add(x, self.network(x, step), alpha=1.0 / self.n_steps)
         return x
+
+    def _cost(self, x: Tensor, y: Tensor, context: Tensor, directions: Tensor) -> Tensor:
+        """W_2², averaged over directions, between standardised clouds with the same contexts."""
+        if not self.context_dim:
+            return sliced_wasserstein_cost(x, y, projections=directions)
+        joint = self.pool.joint_directions(directions, context)
+        return sliced_wasserstein_cost(torch.cat((x, context), 1), torch.cat((y, context), 1), projections=joint)
 
     def _distance(self, flat: Tensor, context: Tensor) -> Tensor:
         samples = self.sample(len(flat), context if self.context_dim else None).reshape(len(flat), self.dim)
-        if not self.context_dim:
-            return sliced_wasserstein_cost(samples, flat, n_projections=_HELD_OUT_DIRECTIONS)
         directions = random_projections(self.dim, _HELD_OUT_DIRECTIONS, dtype=flat.dtype, device=flat.device)
-        joint = self.pool.joint_directions(directions, context)
-        clouds = (torch.cat((self._standardised(points), context), 1) for points in (samples, flat))
-        return sliced_wasserstein_cost(*clouds, projections=joint) * self.scale.square()
+        clouds = self._standardised(samples), self._standardised(flat)
+        return self._cost(*clouds, context, directions) * self.scale.square()
 
     def _w(self, time: float | None) -> float:
         if time is None:
@@ -229,29 +276,12 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     def _points(self, x: Tensor, name: str = "x") -> Tensor:
         """``x`` as (n, d)."""
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"{name} must be a floating-point Tensor: got {getattr(x, 'dtype', type(x).__name__)}")
-        if not x.ndim or tuple(x.shape[1:]) != self.event_shape:
-            wanted = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"{name} must have shape (n, {wanted}): got {tuple(x.shape)}")
-        return x.to(self.location).reshape(len(x), self.dim)
+        return flat_points(x, name, self.event_shape).to(self.location)
 
     def _context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim) in the dtype of the model."""
-        if not self.context_dim:
-            if context is not None:
-                raise ValueError("this flow has no context: construct it with context_dim, or leave context out")
-            return None
-        if not isinstance(context, Tensor):
-            got = "None" if context is None else type(context).__name__
-            raise ValueError(f"this flow is conditional: context must be a Tensor of {self.context_dim}: got {got}")
-        if not context.is_floating_point():
-            labels = class_labels(context, n, self.context_dim)
-            return torch.nn.functional.one_hot(labels, self.context_dim).to(self.location)
-        if context.shape not in ((self.context_dim,), (n, self.context_dim)):
-            expected = f"({self.context_dim},) or ({n}, {self.context_dim})"
-            raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
-        return context.to(self.location).expand(n, self.context_dim)
+        rows = context_rows(context, n, self.context_dim)
+        return None if rows is None else rows.to(self.location)
 
     def _rows(self, context: Tensor | None, n: int) -> Tensor:
         return self.location.new_empty(n, 0) if context is None else context
@@ -261,3 +291,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     def _to_event(self, x: Tensor) -> Tensor:
         return (x * self.scale + self.location).reshape(len(x), *self.event_shape)
+
+
+def _rows(features: Tensor, begin: int, end: int) -> Tensor:
+    """Those of some points; a single row is that of all points."""
+    return features if len(features) == 1 else features[begin:end]

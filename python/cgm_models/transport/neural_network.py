@@ -10,16 +10,13 @@ from torch import Tensor, nn
 
 from ..nets import MLP
 
-_MOST_MODES = 64
-
 
 class VelocityNetwork(nn.Module):
-    """v(w, u, x, context): a perceptron over x, Fourier features of the times, and the context, plus a linear map of x.
+    """v(w, u, x, context): a perceptron over x, the times w − 1 and u, sines and cosines of them, and the context.
 
-    The linear map B diag(g) A has a scaling g of its own at every time and context. From a Gaussian to a Gaussian the
-    velocity is of this form, with the principal axes in A and B: the perceptron is left with the rest.
-
-    ``w (k,), u (k,), x (n, d), context (n, c) or None -> (n, d)``, k either n or 1.
+    ``features(w (k,), u (k,), context (n, c) or None) -> (k or n, f)``, k either n or 1, is what is said of times and
+    context; ``forward(x (n, d), features) -> (n, d)``. At the end of the flow, in the first step, both times are 0: few
+    and small features keep the optimiser's noise in their weights, which acts on all points alike, small.
     """
 
     frequencies: Tensor
@@ -28,21 +25,17 @@ class VelocityNetwork(nn.Module):
         self, dim: int, context_dim: int, hidden_features: Sequence[int], n_frequencies: int, activation: str
     ) -> None:
         super().__init__()
-        features = 2 * (1 + 2 * n_frequencies) + context_dim
-        self.mlp = MLP(dim, dim, hidden_features, context_dim=features, activation=activation)
-        modes = min(dim, _MOST_MODES)
-        self.into_modes = nn.Linear(dim, modes)
-        self.gates = MLP(features, modes, (modes,), activation=activation, zero_last=False)
-        self.out_of_modes = nn.Linear(modes, dim)
+        n_features = 2 * (1 + 2 * n_frequencies) + context_dim
+        self.mlp = MLP(dim, dim, hidden_features, context_dim=n_features, activation=activation)
         angles = math.pi * torch.arange(1, n_frequencies + 1, dtype=torch.get_default_dtype())
         self.register_buffer("frequencies", angles, persistent=False)
 
-    def forward(self, w: Tensor, u: Tensor, x: Tensor, context: Tensor | None = None) -> Tensor:
-        times = torch.stack((w, u), 1)
+    def features(self, w: Tensor, u: Tensor, context: Tensor | None = None) -> Tensor:
+        times = torch.stack((w - 1.0, u), 1)
         angles = (times[:, :, None] * self.frequencies).flatten(1)
-        features = torch.cat((times - 0.5, angles.sin(), angles.cos()), 1)
-        if context is not None:
-            features = torch.cat((features.expand(len(x), -1), context), 1)
-        # One row of times is broadcast over all points inside the first layer.
-        modes = self.into_modes(x) * self.gates(features)
-        return self.mlp(x, features) + self.out_of_modes(modes)
+        features = torch.cat((times, angles.sin(), angles.cos()), 1)
+        return features if context is None else torch.cat((features.expand(len(context), -1), context), 1)
+
+    def forward(self, x: Tensor, features: Tensor) -> Tensor:
+        # One row of features is broadcast over all points inside the first layer.
+        return self.mlp(x, features)

@@ -124,6 +124,11 @@ class TrajectoryPool(nn.Module):
         position = torch.lerp(self.knots[left, cloud, row], self.knots[left + 1, cloud, row], share)
         return Rows(self.knots[0, cloud, row], position, w, self.contexts[cloud, row])
 
+    def remembered(self) -> tuple[Tensor, Tensor]:
+        """The last points (n, d) that the training has shown, at most N, and their contexts (n, c)."""
+        rows = slice(min(int(self.counts[2]), self.options.n_particles))
+        return self.memory[rows], self.memory_context[rows]
+
     def joint_directions(self, directions: Tensor, context: Tensor) -> Tensor:
         """(d + c, L): directions of (point, context) that continue these (d, L), for contexts (n, c).
 
@@ -169,14 +174,15 @@ class TrajectoryPool(nn.Module):
         self.counts[1] = 0
 
     def _displacement(self, step: int) -> Tensor:
-        directions = self._directions(step).to(self.particles)
+        directions = self.directions(step).to(self.particles)
         if not self.context_dim:
             return sliced_displacement(self.particles, self.goal, projections=directions)
         joint = self.joint_directions(directions, self.goal_context)
         clouds = (torch.cat((points, self.goal_context), 1) for points in (self.particles, self.goal))
         return sliced_displacement(*clouds, projections=joint)[:, : self.dim]
 
-    def _directions(self, step: int) -> Tensor:
+    def directions(self, step: int) -> Tensor:
+        """(d, L): random directions of this step of the flow."""
         o, dtype = self.options, self.particles.dtype
         patch = patch_size(step, o.n_steps, o.patch_sizes, o.global_fraction)
         if patch:

@@ -1,10 +1,15 @@
-"""Checks of the flow's constructor arguments, with errors that name the argument."""
+"""Checks of the flows' arguments, with errors that name the argument."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..model import class_labels
 
 if TYPE_CHECKING:
     from .flow import SlicedWassersteinFlow
@@ -70,23 +75,19 @@ def _check_patches(flow: SlicedWassersteinFlow, patch_sizes: tuple[int, ...]) ->
 def check_neural_options(
     flow: FlowOptions,
     event_shape: tuple[int, ...],
-    context_dim: Any,
-    n_frequencies: Any,
-    steps_per_loss: Any,
+    whole_numbers: dict[str, tuple[Any, int]],
     end_fraction: Any,
-    n_steps: Any,
+    regression_weight: Any,
+    even_samples: Any,
 ) -> None:
-    """The arguments of ``NeuralSlicedWassersteinFlow`` that its network does not check."""
+    """The arguments of ``NeuralSlicedWassersteinFlow`` that its network does not check; whole numbers, least ones."""
     whole = {
-        "context_dim": (context_dim, 0),
-        "n_frequencies": (n_frequencies, 0),
+        **whole_numbers,
         "n_flow_steps": (flow.n_steps, 1),
         "n_projections": (flow.n_projections, 1),
         "n_particles": (flow.n_particles, 1),
         "n_clouds": (flow.n_clouds, 2),
         "n_knots": (flow.n_knots, 1),
-        "steps_per_loss": (steps_per_loss, 0),
-        "n_steps": (n_steps, 1),
     }
     for name, (value, least) in whole.items():
         if not is_whole(value, least):
@@ -94,6 +95,10 @@ def check_neural_options(
     for name, value in {"step_size": flow.step_size, "context_scale": flow.context_scale}.items():
         if not is_number(value) or value <= 0:
             raise ValueError(f"{name} must be positive and a finite number: got {value!r}")
+    if not is_number(regression_weight) or regression_weight < 0:
+        raise ValueError(f"regression_weight must be a number, not negative: got {regression_weight!r}")
+    if not isinstance(even_samples, bool):
+        raise ValueError(f"even_samples must be True or False: got {even_samples!r}")
     for name, value in {"end_fraction": end_fraction, "global_fraction": flow.global_fraction}.items():
         if not is_number(value) or not 0.0 <= value <= 1.0:
             raise ValueError(f"{name} must lie in [0, 1]: got {value!r}")
@@ -101,3 +106,29 @@ def check_neural_options(
         raise ValueError(f"patch_sizes need images (channels, height, width): got event_shape {event_shape}")
     if not all(is_whole(size, 1) for size in flow.patch_sizes):
         raise ValueError(f"patch_sizes must be whole numbers, at least 1: got {flow.patch_sizes}")
+
+
+def flat_points(x: Tensor, name: str, event_shape: tuple[int, ...]) -> Tensor:
+    """``x`` (n, *event) as (n, d)."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point Tensor: got {getattr(x, 'dtype', type(x).__name__)}")
+    if not x.ndim or tuple(x.shape[1:]) != event_shape:
+        raise ValueError(f"{name} must have shape (n, {', '.join(map(str, event_shape))}): got {tuple(x.shape)}")
+    return x.reshape(len(x), math.prod(event_shape))
+
+
+def context_rows(context: Tensor | None, n: int, context_dim: int) -> Tensor | None:
+    """``context`` as (n, context_dim), labels as one-hot rows; None for a flow without context."""
+    if not context_dim:
+        if context is not None:
+            raise ValueError("this flow has no context: construct it with context_dim, or leave context out")
+        return None
+    if not isinstance(context, Tensor):
+        got = "None" if context is None else type(context).__name__
+        raise ValueError(f"this flow is conditional: context must be a Tensor of {context_dim}: got {got}")
+    if not context.is_floating_point():
+        return torch.nn.functional.one_hot(class_labels(context, n, context_dim), context_dim)
+    if context.shape not in ((context_dim,), (n, context_dim)):
+        expected = f"({context_dim},) or ({n}, {context_dim})"
+        raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
+    return context.expand(n, context_dim)
