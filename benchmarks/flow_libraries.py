@@ -50,7 +50,7 @@ def masked_realnvp(dim: int) -> FlowModel:
         for index in range(LAYERS["RealNVP"])
     ]
     flow = library.NormalizingFlow(library.distributions.DiagGaussian(dim, trainable=False), layers)
-    return FlowModel(flow, flow.log_prob, flow.sample)
+    return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
 
 
 def residual_maf(dim: int) -> FlowModel:
@@ -58,7 +58,7 @@ def residual_maf(dim: int) -> FlowModel:
     from nflows.flows import MaskedAutoregressiveFlow
 
     flow = MaskedAutoregressiveFlow(dim, HIDDEN, num_layers=LAYERS["MAF"], num_blocks_per_layer=1)
-    return FlowModel(flow, flow.log_prob, flow.sample)
+    return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
 
 
 def build(kind: str, dim: int) -> FlowModel:

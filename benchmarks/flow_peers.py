@@ -16,7 +16,7 @@ HIDDEN = 64  # the width of both hidden layers
 
 @dataclass(frozen=True)
 class FlowModel:
-    """A flow of any library."""
+    """A flow of any library; its calls look the methods up, which accelerating the flow changes."""
 
     module: nn.Module
     log_prob: Callable[[Tensor], Tensor]
@@ -56,7 +56,7 @@ def normflows(kind: str, dim: int) -> FlowModel:
             layer = library.flows.MaskedAffineAutoregressive(dim, HIDDEN, num_blocks=1, use_residual_blocks=False)
             layers += [library.flows.Reverse(layer), library.flows.Permute(dim, mode="swap")]  # densities in one pass
     flow = library.NormalizingFlow(library.distributions.DiagGaussian(dim, trainable=False), layers)
-    return FlowModel(flow, flow.log_prob, flow.sample)
+    return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
 
 
 def nflows(kind: str, dim: int) -> FlowModel:
@@ -86,7 +86,7 @@ def nflows(kind: str, dim: int) -> FlowModel:
                 transforms.ReversePermutation(dim),
             ]
     flow = flows.Flow(transforms.CompositeTransform(layers), distributions.StandardNormal([dim]))
-    return FlowModel(flow, flow.log_prob, flow.sample)
+    return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
 
 
 LIBRARIES: dict[str, Callable[[str, int], FlowModel]] = {"zuko": zuko, "normflows": normflows, "nflows": nflows}

@@ -18,9 +18,12 @@ from . import _report
 
 
 class PassOn(Exception):
-    """Raised by a route whose call the library is to answer; ``changed`` replaces arguments (a sample it drew)."""
+    """Raised by a route whose call the library is to answer; ``changed`` replaces arguments (a sample it drew).
 
-    def __init__(self, reason: str, **changed: Any) -> None:
+    Without a reason the call is not counted: what it calls answers, and counts, for itself.
+    """
+
+    def __init__(self, reason: str | None, **changed: Any) -> None:
         super().__init__(reason)
         self.reason, self.changed = reason, changed
 
@@ -209,7 +212,8 @@ def _wrap(
             _report.count(name, None)
             return result
         # Outside of the except clause, so that the library's own errors come without ours as their context.
-        _report.count(name, reason)
+        if reason is not None:
+            _report.count(name, reason)
         return original(**{**arguments, **changed}) if changed else original(*args, **kwargs)
 
     return wrapper

@@ -4,27 +4,27 @@ What stays with normflows, each for a reason named in the report: subclasses and
 layers are recognised by their exact class), couplings without a scale, masks that are not 0 and 1, inputs that are not
 plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse where the network has batch
 normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
-initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, and a masked coupling computes only
-the outputs of its networks that its mask leaves. Second derivatives of a routed call are an error that names
-``use_backend("reference")``, under which they are available.
+initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, those in a row (swaps of the halves
+between them) in one call of the flow's method, and a masked coupling computes only the outputs of its networks that its
+mask leaves. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under which they
+are available.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from normflows.flows import reshape
-from normflows.flows.affine import coupling as coupling_source
 from normflows.nets import made as made_source
 from torch import Tensor, nn
 
 from ..coupling.masked import masked_mlp_inverse
 from ..coupling.masked_affine import masked_mlp_affine
-from ..coupling.mlp import affine_coupling_mlp
+from ..coupling.mlp import affine_coupling_stack
 from ..coupling.op import affine_coupling, affine_coupling_inverse
 from ._flows import (
     as_slice,
@@ -33,7 +33,6 @@ from ._flows import (
     couple_by,
     parameters_of,
     plain,
-    refuse_hooks,
     remembered,
     select,
     version_check,
@@ -41,34 +40,22 @@ from ._flows import (
 from ._library import Library, PassOn
 from ._made import fold_first
 from ._made import layers as made_layers
+from ._normflows_couplings import coupling_layer, joined, parts_of, scale_of
 from ._perceptron import perceptron
 
-_MAPS: dict[str, dict[str, Any]] = {
-    "exp": {"scale": "exp"},
-    "sigmoid_inv": {"scale": "sigmoid", "offset": 2.0},
-    "sigmoid": {"scale": "sigmoid", "offset": 2.0},
-}
 _MANY_ROWS = 1024  # from which computing half of the outputs saves more than choosing them costs
 
 
 def _coupling(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
     """y = x·σ + t of the second half; channel 2i of the network is a shift, channel 2i + 1 a scale."""
     first, second = z
-    scale = _scale(self)
+    scale = scale_of(self)
     plain(first, second)
     if second.dim() < 2:
         raise PassOn("shape")
     parameters = parameters_of(self.param_map, second, first)
     moved, log_det = _moved(second, parameters, self.scale_map, scale, inverse)
     return [first, moved], log_det
-
-
-def _scale(coupling: Any) -> dict[str, Any]:
-    if not coupling.scale:
-        raise PassOn("a coupling without a scale")
-    if coupling.scale_map not in _MAPS:
-        raise PassOn("an unknown scale_map")
-    return _MAPS[coupling.scale_map]
 
 
 def _moved(x: Tensor, parameters: Tensor, kind: str, scale: dict[str, Any], inverse: bool) -> tuple[Tensor, Tensor]:
@@ -87,36 +74,20 @@ def _moved(x: Tensor, parameters: Tensor, kind: str, scale: dict[str, Any], inve
 def _block(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
     """Split, couple and merge at once."""
     plain(z)
-    coupling, by_channel = _parts(self)
+    coupling, by_channel = parts_of(self)
     if z.dim() < 2 or z.shape[1] < 2:
         raise PassOn("shape")
-    scale, size = _scale(coupling), (z.shape[1] + 1) // 2
+    scale, size = scale_of(coupling), (z.shape[1] + 1) // 2
     halves = slice(0, size), slice(size, z.shape[1])
     passed, moved = halves if by_channel else halves[::-1]
-    layers = perceptron(coupling.param_map, z) if z.dim() == 2 and coupling.scale_map != "sigmoid" else None
-    if layers is not None and layers.takes(z.shape[1] - z[:, moved].shape[1], 2 * z[:, moved].shape[1]):
-        return affine_coupling_mlp(
-            z, *layers, moved, activation="relu", inverse=inverse, layout="interleaved_shift_scale", **scale
-        )
+    layer = coupling_layer(coupling, z, moved, inverse)
+    if layer is not None:
+        return affine_coupling_stack(z, [layer])
     parameters = parameters_of(coupling.param_map, z, z[:, passed])
     if coupling.scale_map != "sigmoid":
         return couple(z, parameters, moved, "interleaved_shift_scale", inverse=inverse, **scale)
     part, log_det = _moved(z[:, moved], parameters, coupling.scale_map, scale, inverse)
     return torch.slice_scatter(z, part, 1, moved.start, moved.stop), log_det
-
-
-def _parts(block: Any) -> tuple[Any, bool]:
-    """The coupling of the block, and whether the first half of the channels passes."""
-    if len(block.flows) != 3:
-        raise PassOn("flows of another kind")
-    split, coupling, merge = flows = list(block.flows)
-    kind = getattr(type(coupling), "_accelerates", type(coupling))
-    if (type(split), kind, type(merge)) != (reshape.Split, coupling_source.AffineCoupling, reshape.Merge):
-        raise PassOn("flows of another kind")
-    if split.mode not in ("channel", "channel_inv") or split.mode != merge.mode:
-        raise PassOn("a split that is not by channels")
-    refuse_hooks(*flows, inside=False)
-    return coupling, split.mode == "channel"
 
 
 def _masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
@@ -226,11 +197,22 @@ def _masked(operation: Callable[..., Any], self: Any, inputs: Any, context: Any)
     return autoregressive(operation, inputs, **found._asdict(), **_MASKED_OPTIONS)
 
 
+def _flow(original: Any, self: Any, **arguments: Any) -> Any:
+    """The flow's own method on a flow whose couplings in a row are one layer."""
+    layers = joined(self.flows)
+    if len(layers) == len(self.flows):
+        raise PassOn(None)
+    return original(types.SimpleNamespace(q0=self.q0, flows=layers), **arguments)
+
+
 def _both(path: str, route: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
     return {f"{path}.{name}": functools.partial(route, inverse=name == "inverse") for name in ("forward", "inverse")}
 
 
 _AFFINE = "normflows.flows.affine"
+_FLOW_METHODS = (
+    "forward", "forward_and_log_det", "inverse", "inverse_and_log_det", "forward_kld", "log_prob", "sample"
+)  # fmt: skip
 
 LIBRARY = Library(
     name="normflows",
@@ -244,6 +226,7 @@ LIBRARY = Library(
         **_both(f"{_AFFINE}.coupling:AffineCouplingBlock", _block),
         **_both(f"{_AFFINE}.coupling:MaskedAffineFlow", _masked_flow),
         **_both("normflows.flows.normalization:ActNorm", _actnorm),
+        **{f"normflows.core:NormalizingFlow.{name}": _flow for name in _FLOW_METHODS},
         f"{_AFFINE}.autoregressive:MaskedAffineAutoregressive.forward": _masked_forward,
         f"{_AFFINE}.autoregressive:MaskedAffineAutoregressive.inverse": _masked_inverse,
     },
