@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import backends
 from .._extension import _C
-from ..checks import choice, flag, integer, like, listed, tensor
+from ..checks import choice, flag, integer, like, listed, number, tensor
 from ..precision import autocasts
 from . import layout as layouts
 from . import scales
@@ -137,6 +137,9 @@ def _checked(layer: CouplingLayer) -> CouplingLayer:
         split = integer("split", split, "an int or a slice")
     if type(inverse) is not bool:
         inverse = flag("inverse", inverse)
+    for name in ("bound", "offset", "eps"):
+        if type(value := getattr(layer, name)) is not float:
+            number(name, value)
     weights, biases = listed("weights", layer.weights), listed("biases", layer.biases)
     return layer._replace(weights=weights, biases=biases, split=split, inverse=inverse)
 

@@ -10,10 +10,11 @@ CGM_HOST_DEVICE scalar_t activated(scalar_t x) {
   return x < 0 ? scalar_t(0) : x;  // NaN stays
 }
 
+// The gradient through the activation that gave `result`.
 template <TileActivation activation, typename scalar_t>
-CGM_HOST_DEVICE scalar_t derivative(scalar_t result) {
-  if constexpr (activation == TileActivation::tanh) return 1 - result * result;
-  return result > 0 ? scalar_t(1) : scalar_t(0);
+CGM_HOST_DEVICE scalar_t through(scalar_t grad, scalar_t result) {
+  if constexpr (activation == TileActivation::tanh) return grad * (1 - result * result);
+  return result <= 0 ? scalar_t(0) : grad;
 }
 
 template <typename scalar_t, typename Function>
@@ -42,15 +43,14 @@ void bias_activation(const BiasActivation<scalar_t>& tile) {
 
 template <TileActivation activation, typename scalar_t>
 static void backward_rows(const ActivationBackward<scalar_t>& tile) {
-  scalar_t* sums = tile.sums;
   for (int64_t row = 0; row < tile.rows; ++row) {
     scalar_t* grad = tile.grad + row * tile.width;
     const scalar_t* h = tile.h + row * tile.width;
 #pragma omp simd
-    for (int64_t j = 0; j < tile.width; ++j) {
-      grad[j] *= derivative<activation>(h[j]);
-      sums[j] += grad[j];
-    }
+    for (int64_t j = 0; j < tile.width; ++j) grad[j] = through<activation>(grad[j], h[j]);
+    if (tile.sums == nullptr) continue;
+#pragma omp simd
+    for (int64_t j = 0; j < tile.width; ++j) tile.sums[j] += grad[j];
   }
 }
 
@@ -60,6 +60,7 @@ void activation_backward(const ActivationBackward<scalar_t>& tile) {
     return tile.activation == TileActivation::tanh ? backward_rows<TileActivation::tanh>(tile)
                                                    : backward_rows<TileActivation::relu>(tile);
   }
+  if (tile.sums == nullptr) return;
   scalar_t* sums = tile.sums;
   for (int64_t row = 0; row < tile.rows; ++row) {
     const scalar_t* grad = tile.grad + row * tile.width;

@@ -63,9 +63,10 @@ struct MlpBackward {
 // `log_det` (rows) is added to the result, or undefined.
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& stages, bool keep);
 
-// Undefined gradients are zero. x is undefined where no layer reads it, and so is the last y.
+// Undefined gradients are zero. x and each y are undefined where no layer reads them; the gradients of the layers where
+// they are not wanted.
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
-                         const MlpForward& forward, const std::vector<Stage>& stages);
+                         const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers);
 
 // The side of a layer that its backward reads: what it made of x where it is an inverse, else what it was given. A
 // network's input is in both, but a masked one's, which reads what its layer was given.

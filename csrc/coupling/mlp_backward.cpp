@@ -22,7 +22,7 @@ class Backward {
         stages_(stages),
         result_(result) {}
 
-  // Adds a tile's gradients to those of its part, `sums`: of each stage, weights and biases in turn.
+  // Adds a tile's gradients to those of its part, `sums`: of each stage, weights and biases in turn, or undefined.
   void tile(int64_t row, int64_t rows, const Scratch<scalar_t>& scratch,
             const std::vector<std::vector<at::Tensor>>& sums) const {
     auto grad_y = rows_of<scalar_t>(grad_y_, row);
@@ -62,8 +62,12 @@ class Backward {
   void add_columns(int64_t rows, const Rows<scalar_t>& grad, const at::Tensor& sums) const {
     ActivationBackward<scalar_t> pass;
     pass.rows = rows, pass.width = grad.cols, pass.grad = grad.data;
-    pass.sums = sums.template mutable_data_ptr<scalar_t>();
+    pass.sums = data_of(sums);
     activation_backward_cpu(pass);
+  }
+
+  static scalar_t* data_of(const at::Tensor& sums) {
+    return sums.defined() ? sums.template mutable_data_ptr<scalar_t>() : nullptr;
   }
 
   // below = (grad · weight) ∘ a'(h), its column sums added to `sums`.
@@ -71,7 +75,7 @@ class Backward {
                TileActivation activation, const Rows<scalar_t>& below, const at::Tensor& sums) const {
     ActivationBackward<scalar_t> pass;
     pass.rows = rows, pass.width = below.cols, pass.activation = activation;
-    pass.grad = below.data, pass.h = h.data, pass.sums = sums.template mutable_data_ptr<scalar_t>();
+    pass.grad = below.data, pass.h = h.data, pass.sums = data_of(sums);
     if (takes<scalar_t>(weight) && activation == TileActivation::relu) {
       auto product = product_of<scalar_t>(rows, grad, weight, below);
       product.positive = h.data, product.positive_row = h.row, product.column_sums = pass.sums;
@@ -112,13 +116,14 @@ class Backward {
 
 using Sums = std::vector<std::vector<at::Tensor>>;
 
-// Each part of the batch has sums of its own, so that the result does not depend on timing.
-std::vector<Sums> sums_of(const std::vector<Stage>& stages, int64_t parts) {
+// Each part of the batch has sums of its own, so that the result does not depend on timing; undefined if not wanted.
+std::vector<Sums> sums_of(const std::vector<Stage>& stages, int64_t parts, bool wanted) {
   std::vector<Sums> result(parts);
   for (auto& sums : result)
     for (const auto& stage : stages) {
       auto& own = sums.emplace_back();
-      for (const auto& layer : stage.layers) own.push_back(at::zeros(layer.sizes(), layer.options()));
+      for (const auto& layer : stage.layers)
+        own.push_back(wanted ? at::zeros(layer.sizes(), layer.options()) : at::Tensor());
     }
   return result;
 }
@@ -126,10 +131,10 @@ std::vector<Sums> sums_of(const std::vector<Stage>& stages, int64_t parts) {
 }  // namespace
 
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
-                         const MlpForward& forward, const std::vector<Stage>& stages) {
+                         const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers) {
   const auto& point = kept_event(x, forward, stages, 0);
   const int64_t batch = point.size(0), step = rows_of_tile(stages, batch);
-  const int64_t tiles = (batch + step - 1) / step, layer = widest_layer(stages);
+  const int64_t tiles = (batch + step - 1) / step, layer = widest(stages, 0);
   const auto grad =
       rows_contiguous(grad_y.defined() ? grad_y : at::zeros({1, 1}, point.options()).expand(point.sizes()));
   std::vector<at::Tensor> events;
@@ -145,7 +150,7 @@ MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_de
   }
   const int64_t parts = std::max<int64_t>(std::min<int64_t>(at::get_num_threads(), tiles), 1);
   const int64_t share = (tiles + parts - 1) / parts;
-  auto sums = sums_of(stages, parts);
+  auto sums = sums_of(stages, parts, want_layers);
   AT_DISPATCH_FLOATING_TYPES(point.scalar_type(), "affine_coupling_stack", [&] {
     const Backward<scalar_t> backward(grad, grad_log_det, events, forward, stages, result);
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
@@ -157,7 +162,7 @@ MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_de
     });
   });
   for (size_t s = 0; s < stages.size(); ++s) {
-    for (int64_t part = 1; part < parts; ++part)
+    for (int64_t part = 1; want_layers && part < parts; ++part)
       for (size_t k = 0; k < sums[0][s].size(); ++k) sums[0][s][k].add_(sums[part][s][k]);
     result.stages[s].layers = std::move(sums[0][s]);
   }

@@ -104,7 +104,7 @@ class Forward {
 }  // namespace
 
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& given, bool keep) {
-  const int64_t batch = x.size(0), event = x.size(1), step = rows_of_tile(given, batch), layer = widest_layer(given);
+  const int64_t batch = x.size(0), event = x.size(1), step = rows_of_tile(given, batch), layer = widest(given, 0);
   const auto in = rows_contiguous(x);
   std::vector<Stage> stages = given;
   for (auto& stage : stages) stage.conditioning = rows_contiguous(stage.conditioning);

@@ -1,10 +1,10 @@
-// The elementwise part of a perceptron that conditions a coupling, on one thread's tile; the products are BLAS's.
+// The elementwise part of a perceptron that conditions a coupling, on one thread's tile, between its products.
 #pragma once
 #include <cstdint>
 
 namespace cgm::coupling {
 
-// In the order of ACTIVATIONS in mlp.py. Their derivatives are functions of their results.
+// In the order of FUSED in mlp.py. Their derivatives are functions of their results.
 enum class TileActivation : int { relu, tanh };
 
 // h (rows, width), contiguous: h ← a(h + bias + added), or h + bias + added where not `activate`.
@@ -19,7 +19,7 @@ struct BiasActivation {
   TileActivation activation = TileActivation::relu;
 };
 
-// grad ← grad · a'(h) where h, the result of the activation, is given; its column sums are added to `sums`.
+// grad ← grad · a'(h) where h, the result of the activation, is given; its column sums are added to `sums` where given.
 template <typename scalar_t>
 struct ActivationBackward {
   int64_t rows = 0, width = 0;

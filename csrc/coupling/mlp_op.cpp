@@ -2,6 +2,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -19,7 +20,7 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr int64_t widest_layer = 1024;  // beyond, products with all threads at once are as good
+constexpr int64_t most_features = 1024;  // beyond, products with all threads at once are as good
 
 // mlp_backward of one layer in operators that the dispatcher knows, for batched and traced gradients; gives grad_x.
 at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
@@ -36,7 +37,7 @@ at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_d
   for (size_t l = stage.depth(); l-- > 0;) {
     if (l + 1 < stage.depth()) {
       const auto& h = forward.hidden[l];
-      grad = grad * (options.activation == TileActivation::relu ? h.gt(0).to(h.scalar_type()) : 1 - h * h);
+      grad = options.activation == TileActivation::relu ? at::threshold_backward(grad, h, 0) : grad * (1 - h * h);
     }
     const auto input = l == 0 ? read.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
     result.layers[2 * l] = grad.t().matmul(input), result.layers[2 * l + 1] = grad.sum(0);
@@ -48,7 +49,7 @@ at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_d
 }
 
 MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
-                              const MlpForward& forward, const std::vector<Stage>& stages) {
+                              const MlpForward& forward, const std::vector<Stage>& stages, bool) {
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   MlpBackward result;
   result.stages.resize(stages.size());
@@ -109,11 +110,11 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     ctx->set_materialize_grads(false);
     Packed packed;
     for (const auto& stage : stages) packed.add(stage);
-    // The two ends of the stack are let go where no layer reads them.
     packed.tensors.push_back(reads(stages.front(), /*image=*/false) ? x : at::Tensor());
     for (size_t s = 0; s < stages.size(); ++s) {
       const auto& kept = result.stages[s];
-      const bool wanted = s + 1 < stages.size() || reads(stages[s], /*image=*/true);
+      const bool before_next = s + 1 < stages.size() && reads(stages[s + 1], /*image=*/false);
+      const bool wanted = before_next || reads(stages[s], /*image=*/true);
       packed.tensors.push_back(wanted ? kept.y : at::Tensor());
       packed.tensors.push_back(kept.parameters);
       packed.tensors.insert(packed.tensors.end(), kept.hidden.begin(), kept.hidden.end());
@@ -134,20 +135,12 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     {
       at::NoGradGuard no_grad;
-      auto next = saved.begin();
-      for (const auto& stage : stages) next += stage.layers.size();
-      const auto x = *next++;
-      MlpForward forward;
-      for (const auto& stage : stages) {
-        auto& kept = forward.stages.emplace_back();
-        kept.y = *next++, kept.parameters = *next++;
-        kept.hidden.assign(next, next + stage.depth() - 1);
-        next += stage.depth() - 1;
-      }
+      const auto [x, forward] = kept_of(saved, stages);
+      const bool log_det = ctx->saved_data["log_det"].toBool(), want_layers = wants_layers(ctx, stages, log_det);
       const auto differentiate = plain_eager(grads[0], grads[1]) ? mlp_backward : composed_backward;
-      auto found = differentiate(grads[0], grads[1], x, forward, stages);
+      auto found = differentiate(grads[0], grads[1], x, forward, stages, want_layers);
       result[0] = found.grad_x;
-      if (ctx->saved_data["log_det"].toBool()) result[1] = grads[1];
+      if (log_det) result[1] = grads[1];
       auto to = result.begin() + 2;
       for (auto& own : found.stages) {
         to = std::copy(own.layers.begin(), own.layers.end(), to);
@@ -160,6 +153,30 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
   }
 
  private:
+  // x and what the forward left. Hooks may have given saved tensors other strides.
+  static std::pair<at::Tensor, MlpForward> kept_of(const variable_list& saved, const std::vector<Stage>& stages) {
+    auto next = saved.begin();
+    for (const auto& stage : stages) next += stage.layers.size();
+    std::pair<at::Tensor, MlpForward> result{*next++, {}};
+    for (const auto& stage : stages) {
+      auto& kept = result.second.stages.emplace_back();
+      kept.y = *next++, kept.parameters = (*next++).contiguous();
+      for (size_t l = 1; l < stage.depth(); ++l) kept.hidden.push_back((*next++).contiguous());
+    }
+    return result;
+  }
+
+  // Whether any layer's gradient is asked for. Edges lead to tensors alone: x, log_det if there is one, the layers.
+  static bool wants_layers(AutogradContext* ctx, const std::vector<Stage>& stages, bool log_det) {
+    size_t edge = log_det ? 2 : 1;
+    for (const auto& stage : stages) {
+      for (size_t k = 0; k < stage.layers.size(); ++k)
+        if (ctx->needs_input_grad(edge++)) return true;
+      edge += stage.conditioned;
+    }
+    return false;
+  }
+
   static bool reads(const Stage& stage, bool image) {
     return stage.options.inverse == image || (!image && stage.options.masked());
   }
@@ -178,7 +195,7 @@ bool right_layers(const at::Tensor& x, at::TensorList layers, int64_t inputs, in
     if (!fits(x, weight) || !fits(x, bias) || weight.dim() != 2 || bias.dim() != 1) return false;
     if (weight.size(1) != inputs || bias.size(0) != weight.size(0) || !bias.is_contiguous()) return false;
     inputs = weight.size(0);
-    if (inputs > widest_layer || inputs == 0) return false;
+    if (inputs > most_features || inputs == 0) return false;
   }
   return inputs == outputs;
 }
@@ -216,6 +233,18 @@ std::optional<TwoTensors> run(const at::Tensor& x, const OptionalTensor& log_det
   return TwoTensors(found[0], found[1]);
 }
 
+// The end of the stages, at least one, whose layers a thread's cache holds beside a tile: beyond, a tile gains nothing
+// from going through all of them, and every thread would hold the gradients of all.
+std::vector<Stage>::iterator of_one_cache(std::vector<Stage>::iterator stage, std::vector<Stage>::iterator end) {
+  constexpr int64_t most_numbers = 131072;
+  int64_t numbers = 0;
+  for (const auto begin = stage; stage != end; ++stage) {
+    for (const auto& layer : stage->layers) numbers += layer.numel();
+    if (numbers > most_numbers && stage != begin) break;
+  }
+  return stage;
+}
+
 bool plain_matrix(const at::Tensor& x) {
   return plain_eager(x) && x.is_cpu() && x.layout() == at::kStrided && x.dim() == 2;
 }
@@ -240,7 +269,15 @@ std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const Optio
     stages[s].layers = std::move(tensors), stages[s].conditioning = conditioning.value_or(at::Tensor());
     stages[s].conditioned = conditioning.has_value();
   }
-  return run(x, log_det, stages);
+  std::optional<TwoTensors> found;
+  for (auto begin = stages.begin(); begin != stages.end();) {
+    const auto end = of_one_cache(begin, stages.end());
+    const auto& [point, total] = found.value_or(TwoTensors(x, log_det.value_or(at::Tensor())));
+    found = run(point, total.defined() ? OptionalTensor(total) : std::nullopt, {begin, end});
+    if (!found) return {};
+    begin = end;
+  }
+  return found;
 }
 
 std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,

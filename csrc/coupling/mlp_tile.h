@@ -15,11 +15,11 @@
 
 namespace cgm::coupling {
 
-inline int64_t widest_layer(const std::vector<Stage>& stages) {
+// Dimension `dim` of the weights: 0 for results, 1 for inputs.
+inline int64_t widest(const std::vector<Stage>& stages, int64_t dim) {
   int64_t width = 1;
   for (const auto& stage : stages)
-    for (size_t l = 0; l < stage.depth(); ++l)
-      width = std::max({width, stage.weight(l).size(0), stage.weight(l).size(1)});
+    for (size_t l = 0; l < stage.depth(); ++l) width = std::max(width, stage.weight(l).size(dim));
   return width;
 }
 
@@ -28,7 +28,7 @@ inline int64_t rows_of_tile(const std::vector<Stage>& stages, int64_t batch) {
   constexpr int64_t tile_numbers = 32768;  // of a layer's activations: several tiles fit the second-level cache
   constexpr int64_t least_rows = 128;      // below, reading the weights again costs more than the cache saves
   const int64_t threads = at::get_num_threads(), share = (batch + threads - 1) / threads;
-  return std::max(std::min(tile_numbers / widest_layer(stages), share), least_rows);
+  return std::max(std::min(tile_numbers / std::max(widest(stages, 0), widest(stages, 1)), share), least_rows);
 }
 
 // The kernels of a tile run on the thread that calls them.

@@ -67,10 +67,11 @@ void multiply(int64_t rows, const Rows<const scalar_t>& in, const at::Tensor& ma
   add ? at::addmm_out(to, to, from, matrix) : at::mm_out(to, from, matrix);
 }
 
-// sum += gradᵀ · in
+// sum += gradᵀ · in, where a sum is wanted.
 template <typename scalar_t>
 void add_weight_gradient(int64_t rows, const Rows<const scalar_t>& grad, const Rows<const scalar_t>& in,
                          at::Tensor sum) {
+  if (!sum.defined()) return;
   if (!whole_vectors<scalar_t>(in.cols)) {
     const auto& options = sum.options();
     at::addmm_out(sum, sum, borrowed<scalar_t>(grad, rows, options).t(), borrowed<scalar_t>(in, rows, options));

@@ -226,3 +226,69 @@ def test_errors_name_the_argument(message, backend):
     kind, call = WRONG[message]
     with cgm_kernels.use_backend(backend), pytest.raises(kind, match=message):
         call()
+
+
+@pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("hidden", [(32,), (30,)], ids=str)
+def test_saved_tensors_may_come_back_with_other_strides(hidden, pair):
+    x, _, layers = draw(32, 20, 3, hidden, conditioned=(1,))
+    leaves = leaves_of(x.requires_grad_(), torch.zeros(0), layers)
+    leaves = [leaf.requires_grad_() for leaf in leaves if leaf.numel()]
+
+    def gradients():
+        y, total = affine_coupling_stack(x, stacked(32, layers))
+        return y.square().sum() + total.sum()
+
+    expected = torch.autograd.grad(gradients(), leaves)
+    flip = lambda t: t.t().contiguous() if t.dim() == 2 else t  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(flip, lambda t: t.t() if t.dim() == 2 else t):
+        value = gradients()
+    torch.testing.assert_close(torch.autograd.grad(value, leaves), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("hidden", [(32,), (30,)], ids=str)
+def test_what_is_not_finite_passes_a_relu_as_in_pytorch(hidden, pair):
+    x, _, layers = draw(32, 12, 1, hidden)
+    grad = torch.ones(12, 32, dtype=torch.float64)
+    grad[4, 20] = float("inf")
+    weights = layers[0][0]
+    for leaf in weights:
+        leaf.requires_grad_()
+
+    def nans(backend, batched=False):
+        with cgm_kernels.use_backend(backend):
+            y, _ = affine_coupling_stack(x, stacked(32, layers, [dict(scale="tanh")]))
+        given = grad[None] if batched else grad
+        return [one.isnan().sum().item() for one in torch.autograd.grad(y, weights, given, is_grads_batched=batched)]
+
+    assert nans("native") == nans("native", batched=True) == nans("reference")
+
+
+@pytest.mark.parametrize("pair", NATIVE)
+def test_frozen_layers_and_stacks_beyond_the_cache(pair):
+    x, log_det, layers = draw(8, 200, 4, (300, 300))  # each more than a tile's cache takes beside it
+    x.requires_grad_()
+    with cgm_kernels.use_backend("reference"):
+        y, total = one_by_one(x, stacked(8, layers), log_det)
+        expected = torch.autograd.grad(y.sum() + total.sin().sum(), x)
+    y, total = affine_coupling_stack(x, stacked(8, layers), log_det)
+    torch.testing.assert_close(torch.autograd.grad(y.sum() + total.sin().sum(), x), expected)
+    layers[2][0][1].requires_grad_()
+    y, total = affine_coupling_stack(x, stacked(8, layers), log_det)
+    own = torch.autograd.grad(y.sum() + total.sin().sum(), [x, layers[2][0][1]])
+    torch.testing.assert_close(own[:1], expected)
+    assert own[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("pair", NATIVE)
+def test_only_what_a_backward_reads_is_kept(pair):
+    x, _, layers = draw(6, 50, 2, (4,))
+    held = {}
+    for directions in ((False, False), (True, True), (False, True), (True, False)):
+        stack = [layer._replace(inverse=way) for layer, way in zip(stacked(6, layers), directions, strict=True)]
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, to=sizes: to.append(t.shape) or t, lambda t: t):
+            affine_coupling_stack(x.requires_grad_(), stack)
+        held[directions] = sum(shape == (50, 6) for shape in sizes) - 2  # parameters have that shape, too
+    assert held == {(False, False): 2, (True, True): 2, (False, True): 2, (True, False): 1}

@@ -273,7 +273,7 @@ def test_an_overflow_names_the_layer_and_is_never_a_silent_nan():
         last.bias[0] = math.nan
     with pytest.raises(FloatingPointError, match=r"parameter transform\.layers\.1\.conditioner.*bias"):
         flow.loss(x)
-    assert not {"accumulate", "coupling_layer"} & set(vars(flow.transform.layers[1]))
+    assert "accumulate" not in vars(flow.transform.layers[1])
     flow.check_finite = False
     assert flow.loss(x).isnan()
 

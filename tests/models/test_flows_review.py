@@ -7,7 +7,9 @@ import torch
 import torch.nn.utils.prune
 
 from cgm_models.cnf import FFJORD, OTFlow
-from cgm_models.flows import MAF, Glow, RealNVP
+from cgm_models.flows import MAF, Composition, Glow, RealNVP, transform
+from cgm_models.flows.coupling import AffineCoupling
+from cgm_models.nets import MLP
 from cgm_models.training import Trainer
 
 
@@ -100,3 +102,27 @@ def test_a_flow_is_initialised_once_and_by_points_of_its_shape():
     flow.initialize(torch.randn(64, 2))
     flow.loss(torch.randn(64, 2))
     assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+def test_a_coupling_of_its_own_kind_is_asked_for_its_own_map():
+    class Doubled(AffineCoupling):
+        def accumulate(self, x, context, log_det, *, inverse):
+            y, total = super().accumulate(x, context, log_det, inverse=inverse)
+            return 2 * y, total
+
+    layers = [Doubled(MLP(3, 6, (8,)), 3 if k % 2 == 0 else slice(0, 3)) for k in range(2)]
+    x = torch.randn(5, 6)
+    y, _ = Composition(layers)(x)
+    torch.testing.assert_close(y, 4 * x)  # new couplings are the identity
+
+
+def test_large_conditionings_are_not_held_together(monkeypatch):
+    torch.manual_seed(0)
+    flow = RealNVP(dim=4, n_layers=4, context_dim=2, hidden_features=(8,))
+    x, context = torch.randn(10, 4), torch.randn(10, 2)
+    expected = flow.log_prob(x, context)
+    made, run = [], transform.affine_coupling_stack
+    monkeypatch.setattr(transform, "affine_coupling_stack", lambda x, *rest: made.append(len(rest[0])) or run(x, *rest))
+    monkeypatch.setattr(transform, "MOST_HELD", 100)
+    torch.testing.assert_close(flow.log_prob(x, context), expected)
+    assert made == [2, 2]

@@ -40,7 +40,7 @@ class AffineCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
-        layer = self.coupling_layer(x, context, inverse=inverse)
+        layer = self._fused(x, context, inverse)
         if layer is not None:
             return affine_coupling_stack(x, [layer], log_det)
         parameters = self.conditioner(x[:, passing_part(self.split, x.shape[1])], context)
@@ -49,6 +49,10 @@ class AffineCoupling(Transform):
         )
 
     def coupling_layer(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> CouplingLayer | None:
+        own = type(self).accumulate is AffineCoupling.accumulate and "accumulate" not in vars(self)
+        return self._fused(x, context, inverse) if own else None
+
+    def _fused(self, x: Tensor, context: Tensor | None, inverse: bool) -> CouplingLayer | None:
         conditioner = self.conditioner
         if type(conditioner) is not MLP or x.ndim != 2 or conditioner.activation_name not in MLP_ACTIVATIONS:
             return None

@@ -58,16 +58,10 @@ def _watched(root: Transform, where: str) -> Iterator[None]:
     try:
         for name, layer in layers:
             layer.accumulate = functools.partial(_checked, layer.accumulate, where, name, type(layer).__name__)  # type: ignore[method-assign]
-            layer.coupling_layer = _alone  # type: ignore[method-assign]
         yield
     finally:
         for _, layer in layers:
-            for name in ("accumulate", "coupling_layer"):
-                layer.__dict__.pop(name, None)
-
-
-def _alone(*_: Any, **__: Any) -> None:
-    """No layer of a stack: every one is called by itself."""
+            layer.__dict__.pop("accumulate", None)
 
 
 def _checked(accumulate: Any, where: str, name: str, kind: str, x: Tensor, *rest: Any, **options: Any) -> Any:

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from cgm_kernels import CouplingLayer, affine_coupling_stack
 
+MOST_HELD = 1 << 20
+"""Numbers that a context adds to the conditioners of couplings, made before they run: past these they run at once."""
+
 
 class Transform(nn.Module):
     """An invertible map of points ``(batch, *event)``, from the latent side to the data side.
@@ -60,16 +63,20 @@ class Composition(Transform):
         together: list[CouplingLayer] = []
         for layer in reversed(self.layers) if inverse else self.layers:
             coupling = layer.coupling_layer(x, context, inverse=inverse)
-            if coupling is not None:
-                together.append(coupling)
-                continue
-            if together:
+            if together and (coupling is None or _held(together) > MOST_HELD):
                 x, log_det = affine_coupling_stack(x, together, log_det)
                 together = []
-            x, log_det = layer.accumulate(x, context, log_det, inverse=inverse)
+            if coupling is None:
+                x, log_det = layer.accumulate(x, context, log_det, inverse=inverse)
+            else:
+                together.append(coupling)
         if together:
             x, log_det = affine_coupling_stack(x, together, log_det)
         return x, x.new_zeros(len(x)) if log_det is None else log_det
+
+
+def _held(layers: Sequence[CouplingLayer]) -> int:
+    return sum(layer.conditioning.numel() for layer in layers if layer.conditioning is not None)
 
 
 class Inverse(Transform):
