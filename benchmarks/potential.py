@@ -140,7 +140,7 @@ class Problem:
             method = torch.compile(method, fullgraph=True, dynamic=False)
         prepare()
         if check and name != "eager":
-            self.oracle.check(name, method)
+            self.oracle.check(name, method, floor=1e-6 if name in OURS else 1e-5)  # Inductor adds in another order
         call = functools.partial(results, method, self.inputs, self.cotangents)
         return Contender(name, call=lambda index: call(), prepare=prepare)
 
