@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules import module as torch_module
 
 from ..coupling.layout import INDEX, Layout
+from ..coupling.masked_affine import masked_mlp_affine
 from ..coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from ._arrays import tensors
 from ._library import PassOn
@@ -152,7 +153,12 @@ def _module_activation(module: nn.Module) -> str | None:
 
 
 def autoregressive(map: Callable[..., tuple[Tensor, Tensor]], *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
-    """``map``, masked_mlp_affine or its inverse; masks that are autoregressive in no order are the library's."""
+    """``map``, masked_mlp_affine or its inverse; masks that are autoregressive in no order are the library's.
+
+    So is the network of a forward pass with residual blocks, which the kernel would hand to a composition.
+    """
+    if map is masked_mlp_affine and options.get("residual"):
+        raise PassOn("residual blocks")
     try:
         return map(*args, **options)
     except ValueError as error:
