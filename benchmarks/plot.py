@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullLocator
 
 from . import report
 from .benchmark import Benchmark
@@ -27,6 +29,7 @@ OTHERS = [
 ]
 FLOOR = ("#8a8a8a", None, "--", 1.4)
 INK, GRID = "#222222", "#e4e4e4"
+MOST_TICKS = 6  # sizes that the axis names, each its own tick
 
 
 def draw(result: dict[str, Any], path: Path) -> Path | None:
@@ -41,11 +44,12 @@ def draw(result: dict[str, Any], path: Path) -> Path | None:
     for one, mode in zip(axes, modes, strict=True):
         _panel(one, [row for row in rows if row["mode"] == mode], benchmark, benchmark.modes[mode])
     axes[0].set_ylabel("time a call (ms)")
-    handles, labels = axes[-1].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    named = {label: handle for one in axes for handle, label in zip(*one.get_legend_handles_labels(), strict=True)}
+    columns = min(len(named), 2 * len(modes))
+    figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     shared = {key: value for key, value in rows[0]["cell"].items() if key != benchmark.axis}
     title = f"{benchmark.title}, {benchmark.describe(shared)} — {result['machine']['device']}"
-    figure.suptitle(title, fontsize=11, color=INK)
+    figure.suptitle(textwrap.fill(title, 52 * len(modes)), fontsize=11, color=INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
@@ -90,6 +94,12 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], benchmark: Benchmark, title: 
             label=benchmark.floor_title,
         )
     axes.set(xscale="log", yscale="log", xlabel=benchmark.axis_title)
+    sizes = sorted({row["cell"][benchmark.axis] for row in rows})
+    if len(sizes) <= MOST_TICKS:
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))
     axes.set_title(title, fontsize=10, color=INK)
     axes.grid(True, which="major", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
