@@ -44,7 +44,9 @@ def _stepping(configuration: Configuration) -> Callable[[], object]:
 
 def _sampling(configuration: Configuration) -> Callable[[], object]:
     problem = problems.find(configuration.problem)
-    context = None if problem.test.context is None else problem.test.context[: problem.n_samples]
+    context = problem.test.context
+    if context is not None:  # those of the test points, again and again
+        context = context[torch.arange(problem.n_samples, device=context.device) % len(context)]
     model = load(results.weights_folder(configuration))
     return lambda: model.sample(problem.n_samples, context)
 
