@@ -18,7 +18,7 @@ import cgm_kernels
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend
 from .divergence_peers import PEERS, Pair
-from .oracle import Oracle, results
+from .oracle import Oracle, floor_of, results
 from .timing import Contender
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
@@ -91,8 +91,7 @@ class Problem:
         method, prepare = functools.partial(self._call, self._method(name)), choose_backend(name)
         prepare()
         if check and name != "eager":
-            # What torch.compile makes of the sums over the batch is further off than eager; it is still the same.
-            self.oracle.check(name, method, 1e-5 if name == "compile" else 1e-6)
+            self.oracle.check(name, method, floor_of(name))
         return Contender(name, call=lambda index: results(method, self.inputs, self.cotangents), prepare=prepare)
 
     @staticmethod

@@ -22,6 +22,11 @@ def results(method: Method, inputs: Sequence[Tensor], cotangents: Sequence[Tenso
     return [*(one.detach() for one in found), *torch.autograd.grad(found, inputs, cotangents)]
 
 
+def floor_of(name: str) -> float:
+    """For :meth:`Oracle.check`, where torch.compile takes long sums in another order than eager: it is further off."""
+    return 1e-5 if name == "compile" else 1e-6
+
+
 class Oracle:
     """The results of ``eager`` in float64; ``inputs`` require a gradient where there are ``cotangents``."""
 

@@ -18,7 +18,7 @@ import cgm_kernels
 
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend
-from .oracle import Method, Oracle, results
+from .oracle import Method, Oracle, floor_of, results
 from .timing import Contender
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
@@ -140,7 +140,7 @@ class Problem:
             method = torch.compile(method, fullgraph=True, dynamic=False)
         prepare()
         if check and name != "eager":
-            self.oracle.check(name, method, floor=1e-6 if name in OURS else 1e-5)  # Inductor adds in another order
+            self.oracle.check(name, method, floor_of(name))
         call = functools.partial(results, method, self.inputs, self.cotangents)
         return Contender(name, call=lambda index: call(), prepare=prepare)
 
