@@ -14,7 +14,7 @@ from .._extension import _C
 from ..checks import choice, flag, integer, like, listed, number, tensor
 from ..precision import autocasts
 from . import layout as layouts
-from . import scales
+from . import scales, stack_operators
 from .checks import together
 from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
@@ -59,8 +59,9 @@ def affine_coupling_mlp(
         h_k = W_k a(h_(k−1)) + b_k,   a the identity for k = 1, and h_1 with ``conditioning`` added.
 
     On the CPU a thread takes its rows through all layers, so that activations stay in its cache: for relu and tanh,
-    layers of up to 1024 features, and a split that cuts x in two. All else, other devices, transforms and compiled
-    graphs included, is the composition of matrix products and :func:`affine_coupling_event`.
+    layers of up to 1024 features, and a split that cuts x in two. On Triton it is one kernel for layers of up to 128
+    features, and all activations but sigmoid. All else, other devices and the CPU's transforms and compiled graphs
+    included, is the composition of matrix products and :func:`affine_coupling_event`.
 
     Args:
         x: (B, D); with ``inverse`` it is the image, y.
@@ -92,7 +93,8 @@ def affine_coupling_stack(
         x_k, log_det_k = layer_k(x_(k−1), log_det_(k−1)).
 
     On the CPU a thread takes its rows through all layers, forward and back, so that the points between two layers stay
-    in its cache, too; where :func:`affine_coupling_mlp` fuses every one of them. All else goes layer by layer.
+    in its cache, too; where :func:`affine_coupling_mlp` fuses every one of them. On Triton all layers are one kernel,
+    where they have one direction, scale, activation and number of hidden layers. All else goes layer by layer.
 
     Args:
         x: (B, D).
@@ -146,9 +148,12 @@ def _checked(layer: CouplingLayer) -> CouplingLayer:
 
 def _fused(x: Tensor, layers: list[CouplingLayer], log_det: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """What the kernel gives; None where the arguments are wrong or not for it."""
-    if torch.compiler.is_compiling() or not isinstance(x, Tensor) or x.dim() != 2:
+    if not isinstance(x, Tensor) or x.dim() != 2:
         return None
-    if backends.select(x.device.type) != "native":
+    backend = backends.select(x.device.type)
+    if stack_operators.chosen(backend):
+        return stack_operators.whole_stack(x, layers, log_det)
+    if backend != "native" or torch.compiler.is_compiling():
         return None
     try:
         plain = [_plain(layer, x.shape[1]) for layer in layers]

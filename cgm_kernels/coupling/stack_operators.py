@@ -1,0 +1,186 @@
+"""The registered operators of stacks of couplings: which stacks they take, schemas, fakes, and what autograd keeps.
+
+``parameters`` holds W_1, W_2, b_2, …, W_K, b_K, b_1 of one layer after the other, each row-major; ``widths`` the
+channels that pass, the hidden units and the parameters of each layer; ``channels`` the numbers of ``Channels`` of each.
+``conditioning`` holds that of one conditioned layer after the other. With ``keep`` the forward keeps what each layer
+transformed. Triton alone has kernels: on the CPU the native stack is C++ with its own autograd (csrc/coupling/mlp*).
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .._register import define, operator, refuse_forward_gradients, register
+from ..activations import ACTIVATIONS
+from ..precision import autocasts
+from . import layout, scales
+from .checks import log_det_dtype
+from .masked_reference import ACTIVATIONS as NAMED
+from .triton_stack_table import Channels
+
+if TYPE_CHECKING:
+    from .mlp import CouplingLayer
+
+MOST_UNITS = 128
+"""Of a hidden layer, and of the channels that pass or are transformed: beyond, a library's products are faster."""
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def chosen(backend: str) -> bool:
+    """Whether stacks run in one kernel.
+
+    Where the Triton backend is asked for. Whether that beats the layers one by one on the native backend's CUDA kernels
+    is not measured on a GPU yet: it is the rows "ours (Triton)" and "ours (native)" of RealNVP in benchmarks/models.py.
+    """
+    return backend == "triton"
+
+
+def whole_stack(x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None) -> tuple[Tensor, Tensor] | None:
+    """What the kernel gives; None where the arguments are wrong or not for it."""
+    try:
+        places = [_channels(layer, x.shape[1]) for layer in layers]
+        options = {scales.checked(layer.scale, layer.bound, layer.offset, layer.eps) for layer in layers}
+    except (TypeError, ValueError):  # said better by the composition
+        return None
+    ways = {(layer.inverse, layer.activation, len(layer.weights)) for layer in layers}
+    if len(options) != 1 or len(ways) != 1 or not _fits(x, layers, places, log_det):
+        return None
+    ((inverse, activation, _),) = ways
+    if activation not in ACTIVATIONS or activation not in NAMED:
+        return None
+    return _run(x, layers, log_det, places, list(ACTIVATIONS).index(activation), options.pop(), inverse)
+
+
+def _channels(layer: CouplingLayer, n_channels: int) -> Channels:
+    """``ValueError`` or ``TypeError`` where split or layout are wrong."""
+    moved = layout.transformed(layer.split, n_channels)
+    passing = range(n_channels)[layout.passing_part(layer.split, n_channels)]
+    steps = [1 if len(part) <= 1 else part.step for part in (moved, passing)]
+    return Channels(
+        moved.start, len(moved), steps[0], layout.INDEX.get(layer.layout, -1), passing.start, steps[1],
+        int(layer.conditioning is not None),
+    )  # fmt: skip
+
+
+def _fits(x: Tensor, layers: Sequence[CouplingLayer], places: Sequence[Channels], log_det: Tensor | None) -> bool:
+    """Whether all tensors are as they must be, and the layers narrow enough."""
+    if x.dtype not in _DTYPES or autocasts(x.device.type):
+        return False
+    tensors: list[tuple[Any, tuple[int, ...]]] = []
+    for layer, place in zip(layers, places, strict=True):
+        passing = x.shape[1] - place.size
+        if not (0 < place.size <= MOST_UNITS and 0 < passing <= MOST_UNITS and place.order >= 0):
+            return False
+        if len(layer.weights) < 2 or len(layer.biases) != len(layer.weights):
+            return False
+        hidden = [len(bias) if _is_vector(bias) else 0 for bias in layer.biases[:-1]]
+        if not all(0 < units <= MOST_UNITS for units in hidden):
+            return False
+        widths = [passing, *hidden, 2 * place.size]
+        tensors += zip(layer.weights, [(b, a) for a, b in itertools.pairwise(widths)], strict=True)
+        tensors += zip(layer.biases, [(width,) for width in widths[1:]], strict=True)
+        if layer.conditioning is not None:
+            tensors.append((layer.conditioning, (len(x), hidden[0])))
+    if log_det is not None and not (_is_vector(log_det) and len(log_det) == len(x) and log_det.device == x.device):
+        return False
+    return all(
+        isinstance(value, Tensor) and value.shape == shape and value.dtype == x.dtype and value.device == x.device
+        for value, shape in tensors
+    )
+
+
+def _is_vector(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 1 and value.is_floating_point()
+
+
+def _run(
+    x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None, places: Sequence[Channels], activation: int,
+    scale: scales.Scale, inverse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    given = {f"layers[{k}]": [*layer.weights, *layer.biases, layer.conditioning] for k, layer in enumerate(layers)}
+    refuse_forward_gradients(x=x, log_det=log_det, **given)
+    parts, added, widths = [], [], []
+    for layer in layers:
+        pairs = zip(layer.weights[1:], layer.biases[1:], strict=True)
+        parts += [layer.weights[0], *itertools.chain.from_iterable(pairs), layer.biases[0]]
+        added += [] if layer.conditioning is None else [layer.conditioning.reshape(-1)]
+        widths += [layer.weights[0].shape[1], *map(len, layer.weights)]
+    parameters = torch.cat([part.reshape(-1) for part in parts])
+    conditioning = torch.cat(added) if added else None
+    inputs = (x, log_det, parameters, conditioning)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    log_det = None if log_det is None else log_det.to(log_det_dtype(x.dtype))
+    numbers = widths, list(itertools.chain.from_iterable(places)), activation, *scale, inverse, keep
+    y, total, _ = operator("triton", "coupling_stack_forward")(x, log_det, parameters, conditioning, *numbers)
+    return y, total
+
+
+def _triton(name: str) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        return getattr(importlib.import_module("cgm_kernels.coupling.triton_stack"), name)(*arguments)
+
+    return run
+
+
+_LAYERS = "int[] widths, int[] channels, int activation, int scale, float bound, float offset, float eps, bool inverse"
+
+
+def _fake(
+    x: Tensor, log_det: Tensor | None, parameters: Tensor, conditioning: Tensor | None, widths: list[int],
+    channels: list[int], *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    size = len(Channels._fields)
+    kept = (len(channels) // size, x.shape[0], max(channels[1::size])) if rest[-1] else (0,)
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1], dtype=log_det_dtype(x.dtype)), x.new_empty(kept)
+
+
+def _setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor | None, ...]:
+    _, log_det, parameters, conditioning, *ctx.options, _ = inputs
+    ctx.running, ctx.wanted = log_det is not None, ctx.needs_input_grad[2]
+    return output[0], output[2], parameters, conditioning
+
+
+def _backward(
+    ctx: Any, grad_y: Tensor | None, grad_log_det: Tensor | None, *saved: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad_y is None and grad_log_det is None:
+        return (None,) * 13
+    backward = operator(ctx.backend, "coupling_stack_backward")
+    by_x, by_parameters, by_conditioning = backward(grad_y, grad_log_det, *saved, *ctx.options, ctx.wanted)
+    return (
+        by_x, grad_log_det if ctx.running else None, by_parameters if ctx.wanted else None,
+        None if saved[3] is None else by_conditioning, *[None] * 9,
+    )  # fmt: skip
+
+
+def _backward_fake(
+    grad_y: Tensor | None, grad_log_det: Tensor | None, y: Tensor, kept: Tensor, parameters: Tensor,
+    conditioning: Tensor | None, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    shapes = (y.shape, parameters.shape if rest[-1] else (0,), (0,) if conditioning is None else conditioning.shape)
+    return tuple(y.new_empty(shape) for shape in shapes)
+
+
+register(
+    "coupling_stack_forward",
+    f"(Tensor x, Tensor? log_det, Tensor parameters, Tensor? conditioning, {_LAYERS}, bool keep) "
+    "-> (Tensor, Tensor, Tensor)",
+    fake=_fake,
+    setup_context=_setup,
+    backward=_backward,
+    triton=_triton("coupling_stack_forward"),
+    values=2,
+)
+define(
+    "coupling_stack_backward",
+    "(Tensor? grad_y, Tensor? grad_log_det, Tensor y, Tensor kept, Tensor parameters, Tensor? conditioning, "
+    f"{_LAYERS}, bool want_parameters) -> (Tensor, Tensor, Tensor)",
+    fake=_backward_fake,
+    triton=_triton("coupling_stack_backward"),
+)
