@@ -20,6 +20,7 @@ from .options import check_event_shape, check_neural_options, context_rows, flat
 
 _CHUNK = 2048  # rows whose hidden layers stay in the cache
 _HELD_OUT_DIRECTIONS = 64
+_FEWER = 8  # in the second stage the regression has a small part and takes one particle in so many
 
 
 class NeuralSlicedWassersteinFlow(GenerativeModel):
@@ -54,7 +55,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         n_steps: K, evaluations of the network for one sample.
         n_flow_steps: steps of the simulated flow.
         step_size: h, the time of one step; by default a quarter of the largest that helps, min(L, d)/4.
-        n_projections: L, directions a step; by default the dimension, at least 32 and at most 128.
+        n_projections: L, directions a step; by default the dimension, at least 32 and at most 128. In the plane they
+            are spread evenly (:func:`directions.planar_projections`).
         n_particles: in one cloud, and the number of the last data points that it is drawn to. With the size of the
             training set, shown at once in every batch, these are the training set.
         n_clouds: clouds in the pool, at least 2: one on its way, the others to learn from.
@@ -63,8 +65,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         end_fraction: the share of the regression that is at the end of the flow rather than at random times.
         law_after: calls of the loss in the first stage; None for no second one.
         regression_weight: ρ of the second stage.
-        n_points: particles in the regression, and base points whose law is compared, in every call of the loss; with
-            context the law is compared over as many as the data have.
+        n_points: particles in the regression of the first stage (of the second an eighth), and base points whose law
+            is compared in every call of the loss; with context it is compared over as many as the data have.
         even_samples: take scrambled Sobol points for the base (:func:`neural_base.even_points`), in learning and in
             sampling: each sample has the law of the model, and all together follow it more closely than independent
             ones, as particles do. False for independent samples.
@@ -86,7 +88,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         self,
         event_shape: Sequence[int],
         context_dim: int = 0,
-        hidden_features: Sequence[int] = (64, 64, 64, 64),
+        hidden_features: Sequence[int] = (96, 96, 96, 96),
         activation: str = "relu",
         n_frequencies: int = 0,
         n_steps: int = 1,
@@ -99,7 +101,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         steps_per_loss: int = 2,
         end_fraction: float = 0.5,
         law_after: int | None = 1000,
-        regression_weight: float = 0.01,
+        regression_weight: float = 0.001,
         n_points: int = 2048,
         even_samples: bool = True,
         context_scale: float = 2.0,
@@ -165,11 +167,10 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             self.pool.remember(self._standardised(flat), rows)
             self.pool.advance(self.steps_per_loss)
-        regression = self._regression()
         self.n_losses += 1
         if self.law_after is None or int(self.n_losses) <= self.law_after:
-            return regression
-        return self._law_distance() + self.regression_weight * regression
+            return self._regression(self.n_points)
+        return self._law_distance() + self.regression_weight * self._regression(-(-self.n_points // _FEWER))
 
     def sample(
         self,
@@ -221,9 +222,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)
 
-    def _regression(self) -> Tensor:
-        """E |v − (X_t − X_0)|² over particles of the pool, at the beginning of a random one of the steps."""
-        n = self.n_points
+    def _regression(self, n: int) -> Tensor:
+        """E |v − (X_t − X_0)|² over n particles of the pool, at the beginning of a random one of the steps."""
         with torch.no_grad():
             drawn = self.pool.draw(n, self.end_fraction)
             u = (torch.randint(self.n_steps, (n,)) / self.n_steps).to(drawn.w)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cgm_kernels import random_projections, sliced_displacement
 
-from .directions import patch_projections, patch_size
+from .directions import patch_projections, patch_size, planar_projections
 
 _KNOT_POWER = 2.0  # knots lie closer together where the flow begins: there particles move the fastest
 _GAP = 100.0  # standard deviations of the data between two classes
@@ -189,6 +189,8 @@ class TrajectoryPool(nn.Module):
             channels, height, width = self.event_shape
             image, generator = (channels, height, width), torch.default_generator
             return patch_projections(image, patch, min(o.n_projections, self.dim), generator=generator, dtype=dtype)
+        if self.dim == 2:
+            return planar_projections(o.n_projections, generator=torch.default_generator, dtype=dtype)
         return random_projections(self.dim, o.n_projections, orthogonal=o.n_projections <= self.dim, dtype=dtype)
 
     def _full_shapes(self) -> dict[str, tuple[int, ...]]:
