@@ -182,6 +182,19 @@ def test_the_memory_holds_the_last_points():
     assert len(few.pool.goal.unique(dim=0)) == 10
 
 
+def test_directions_in_the_plane_are_spread_evenly():
+    pool = small(n_projections=32).pool
+    torch.manual_seed(0)
+    drawn = [pool.directions(0).double() for _ in range(200)]
+    for columns in drawn:
+        assert torch.allclose(columns.norm(dim=0), torch.ones(32).double(), atol=1e-6)
+        # The second moments are exact, the mean length of a projection nearly: its kinks are all there is to miss.
+        assert torch.allclose(columns @ columns.T, 16 * torch.eye(2).double(), atol=1e-4)
+        assert float(columns[0].abs().mean()) == pytest.approx(2 / torch.pi, abs=2e-3)
+    angle = torch.stack([torch.atan2(columns[1, 0], columns[0, 0]) for columns in drawn])
+    assert scipy.stats.kstest(angle.numpy() * 32 / torch.pi, "uniform").pvalue > 1e-4
+
+
 def test_times_between_the_knots():
     pool = small(n_flow_steps=100, n_knots=4).pool
     assert pool.knot_steps == [6, 25, 56, 100]
