@@ -9,7 +9,10 @@ constexpr int product_vector_bytes = 32, product_vectors = 2;
 #else
 constexpr int product_vector_bytes = 16, product_vectors = 2;
 #endif
-constexpr int product_rows = 6;
+
+// The rows of a block that is some vectors wide, as the registers allow, and of the blocks that take what is left.
+constexpr int product_rows(int vectors) { return vectors == product_vectors ? 6 : 12; }
+constexpr int fewer_rows(int rows) { return rows == 12 ? 6 : rows == 6 ? 4 : rows / 2; }
 
 template <typename Real>
 struct ProductVector {
@@ -33,7 +36,7 @@ static inline __attribute__((always_inline)) void product_sum(
     typename ProductVector<Real>::type vectors[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) vectors[v] = product_load(right + k * right_row + v * ProductVector<Real>::size);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
       const Real factor = left[r * left_row + k * left_step];
 #pragma GCC unroll 4
@@ -49,7 +52,7 @@ static inline __attribute__((always_inline)) void product_begin(
   using Vector = typename ProductVector<Real>::type;
   constexpr int size = ProductVector<Real>::size;
   const Real* out = problem.out + row * problem.out_row + column;
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
@@ -67,7 +70,7 @@ static inline __attribute__((always_inline)) void product_finish(
   using Vector = typename ProductVector<Real>::type;
   constexpr int size = ProductVector<Real>::size;
   if (problem.relu) {
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) sums[r][v] = sums[r][v] < Vector{} ? Vector{} : sums[r][v];  // NaN stays
@@ -75,7 +78,7 @@ static inline __attribute__((always_inline)) void product_finish(
   }
   if (problem.positive != nullptr) {
     const Real* from = problem.positive + row * problem.positive_row + column;
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v)
@@ -87,7 +90,7 @@ static inline __attribute__((always_inline)) void product_finish(
     for (int v = 0; v < Vectors; ++v) {
       Real* to = problem.column_sums + column + v * size;
       Vector total = sums[0][v];
-#pragma GCC unroll 6
+#pragma GCC unroll 12
       for (int r = 1; r < Rows; ++r) total += sums[r][v];
       total += product_load(to);
       __builtin_memcpy(to, &total, sizeof total);
@@ -105,20 +108,17 @@ static inline void product_block(const Product<Real>& problem, int64_t row, int6
   product_finish<Rows, Vectors>(problem, row, column, sums);
   Real* out = problem.out + row * problem.out_row + column;
   const int64_t out_row = problem.out_row;
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + r * out_row + v * size, &sums[r][v], sizeof sums[r][v]);
   }
 }
 
-template <int Vectors, typename Real>
-static inline void product_columns(const Product<Real>& problem, int64_t column) {
-  int64_t row = 0;
-  for (; row + product_rows <= problem.rows; row += product_rows)
-    product_block<product_rows, Vectors>(problem, row, column);
-  if (row + 3 <= problem.rows) product_block<3, Vectors>(problem, row, column), row += 3;
-  for (; row < problem.rows; ++row) product_block<1, Vectors>(problem, row, column);
+template <int Rows, int Vectors, typename Real>
+static inline void product_columns(const Product<Real>& problem, int64_t row, int64_t column) {
+  for (; row + Rows <= problem.rows; row += Rows) product_block<Rows, Vectors>(problem, row, column);
+  if constexpr (Rows > 1) product_columns<fewer_rows(Rows), Vectors>(problem, row, column);
 }
 
 // The rows of one call are summed by themselves: rounding does not grow with what is there already.
@@ -128,14 +128,14 @@ static inline void weight_block(const WeightProduct<Real>& problem, int64_t outp
   constexpr int size = ProductVector<Real>::size;
   Vector sums[Rows][Vectors];
   Real* out = problem.sums + output * problem.sums_row + column;
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sums[r][v] = Vector{};
   }
   product_sum<Rows, Vectors>(problem.grad + output, 1, problem.grad_row, problem.in + column, problem.in_row,
                              problem.rows, sums);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
@@ -145,38 +145,36 @@ static inline void weight_block(const WeightProduct<Real>& problem, int64_t outp
   }
 }
 
-template <int Vectors, typename Real>
-static inline void weight_columns(const WeightProduct<Real>& problem, int64_t column) {
-  int64_t output = 0;
-  for (; output + product_rows <= problem.outputs; output += product_rows)
-    weight_block<product_rows, Vectors>(problem, output, column);
-  if (output + 4 <= problem.outputs) weight_block<4, Vectors>(problem, output, column), output += 4;
-  if (output + 2 <= problem.outputs) weight_block<2, Vectors>(problem, output, column), output += 2;
-  for (; output < problem.outputs; ++output) weight_block<1, Vectors>(problem, output, column);
+template <int Rows, int Vectors, typename Real>
+static inline void weight_columns(const WeightProduct<Real>& problem, int64_t output, int64_t column) {
+  for (; output + Rows <= problem.outputs; output += Rows) weight_block<Rows, Vectors>(problem, output, column);
+  if constexpr (Rows > 1) weight_columns<fewer_rows(Rows), Vectors>(problem, output, column);
 }
 
 template <typename Real>
 void product(const Product<Real>& problem) {
   constexpr int64_t size = ProductVector<Real>::size, wide = product_vectors * size;
   int64_t column = 0;
-  for (; column + wide <= problem.width; column += wide) product_columns<product_vectors>(problem, column);
+  for (; column + wide <= problem.width; column += wide)
+    product_columns<product_rows(product_vectors), product_vectors>(problem, 0, column);
   if (product_vectors > 2 && column + 2 * size <= problem.width) {
-    product_columns<2>(problem, column);
+    product_columns<product_rows(2), 2>(problem, 0, column);
     column += 2 * size;
   }
-  for (; column < problem.width; column += size) product_columns<1>(problem, column);
+  for (; column < problem.width; column += size) product_columns<product_rows(1), 1>(problem, 0, column);
 }
 
 template <typename Real>
 void weight_product(const WeightProduct<Real>& problem) {
   constexpr int64_t size = ProductVector<Real>::size, wide = product_vectors * size;
   int64_t column = 0;
-  for (; column + wide <= problem.width; column += wide) weight_columns<product_vectors>(problem, column);
+  for (; column + wide <= problem.width; column += wide)
+    weight_columns<product_rows(product_vectors), product_vectors>(problem, 0, column);
   if (product_vectors > 2 && column + 2 * size <= problem.width) {
-    weight_columns<2>(problem, column);
+    weight_columns<product_rows(2), 2>(problem, 0, column);
     column += 2 * size;
   }
-  for (; column < problem.width; column += size) weight_columns<1>(problem, column);
+  for (; column < problem.width; column += size) weight_columns<product_rows(1), 1>(problem, 0, column);
 }
 
 }  // namespace CGM_LEVEL

@@ -2,6 +2,7 @@
 #include <ATen/ops/empty.h>
 
 #include "common/at_parallel.h"
+#include "common/kept_memory.h"
 #include "common/large_output.h"
 #include "coupling/mlp_tile.h"
 
@@ -101,22 +102,43 @@ class Forward {
   std::vector<std::vector<at::Tensor>> transposed_;  // the matrices of each stage
 };
 
+// Matrices for what all stages keep, but for the last y, which is a result.
+std::vector<StageKept> kept_stages(const std::vector<Stage>& stages, const at::Tensor& x) {
+  const int64_t batch = x.size(0), event = x.size(1), line = 64 / x.element_size();
+  const auto numbers = [&](int64_t width) { return (batch * width + line - 1) / line * line; };
+  int64_t total = 0;
+  for (const auto& stage : stages) {
+    total += numbers(event);
+    for (size_t l = 0; l < stage.depth(); ++l) total += numbers(stage.weight(l).size(0));
+  }
+  const auto block = kept_memory({total}, x.options());
+  int64_t offset = 0;
+  const auto take = [&](int64_t width) {
+    offset += numbers(width);
+    return matrix_of(block, offset - numbers(width), batch, width);
+  };
+  std::vector<StageKept> result;
+  for (const auto& stage : stages) {
+    auto& kept = result.emplace_back();
+    if (result.size() < stages.size()) kept.y = take(event);
+    for (size_t l = 0; l + 1 < stage.depth(); ++l) kept.hidden.push_back(take(stage.weight(l).size(0)));
+    kept.parameters = take(stage.layers.back().size(0));
+  }
+  return result;
+}
+
 }  // namespace
 
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& given, bool keep) {
-  const int64_t batch = x.size(0), event = x.size(1), step = rows_of_tile(given, batch), layer = widest(given, 0);
+  const int64_t batch = x.size(0), step = rows_of_tile(given, batch), layer = widest(given, 0);
   const auto in = rows_contiguous(x);
   std::vector<Stage> stages = given;
   for (auto& stage : stages) stage.conditioning = rows_contiguous(stage.conditioning);
-  const auto make = [&](int64_t width) { return empty_output({batch, width}, x.options()); };
   MlpForward result;
   result.log_det = at::empty({batch}, x.options());
-  for (const auto& stage : stages) {
-    auto& kept = result.stages.emplace_back();
-    if (keep || result.stages.size() == stages.size()) kept.y = make(event);
-    for (size_t l = 0; keep && l + 1 < stage.depth(); ++l) kept.hidden.push_back(make(stage.weight(l).size(0)));
-    if (keep) kept.parameters = make(stage.layers.back().size(0));
-  }
+  if (keep) result.stages = kept_stages(stages, x);
+  result.stages.resize(stages.size());
+  result.stages.back().y = empty_output(x.sizes(), x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "affine_coupling_stack", [&] {
     const Forward<scalar_t> forward(in, log_det, stages, result);
     at::parallel_for(0, (batch + step - 1) / step, 1, [&](int64_t begin, int64_t end) {

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "common/at_parallel.h"
-#include "common/large_output.h"
+#include "common/kept_memory.h"
 #include "divergence/flow.h"
 #include "divergence/tableaus.h"
 
@@ -112,7 +112,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> mlp_flow(const at::Tensor& x, con
   const auto n_steps = static_cast<int64_t>(steps.size());
   const auto x1 = at::empty(x.sizes(), x.options()), integrals = at::empty({3, x.size(0)}, x.options());
   const auto states =
-      keep_states ? empty_output({n_steps, x.size(0), x.size(1)}, x.options()) : at::empty({0}, x.options());
+      keep_states ? kept_memory({n_steps, x.size(0), x.size(1)}, x.options()) : at::empty({0}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mlp_flow", [&] {
     FlowEnd<scalar_t> end{x1.mutable_data_ptr<scalar_t>(), integrals.mutable_data_ptr<scalar_t>()};
     if (keep_states) end.states = states.mutable_data_ptr<scalar_t>();

@@ -5,7 +5,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include "common/at_parallel.h"
-#include "common/large_output.h"
+#include "common/kept_memory.h"
 #include "divergence/kernels.h"
 
 namespace cgm::divergence {
@@ -94,7 +94,7 @@ MlpResult mlp_forward(const at::Tensor& x, const at::Tensor& probes, const MlpPa
   result.value = at::empty(x.sizes(), x.options());
   result.divergence = at::empty({x.size(0)}, x.options());
   result.frobenius = at::empty({options.frobenius ? x.size(0) : 0}, x.options());
-  result.kept = empty_output({keep ? kept_numbers(x, probes, options) : 0}, x.options());
+  result.kept = kept_memory({keep ? kept_numbers(x, probes, options) : 0}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "mlp_divergence", [&] {
     Divergence<scalar_t> out;
     out.value = result.value.mutable_data_ptr<scalar_t>();

@@ -6,6 +6,7 @@
 #include <torch/library.h>
 
 #include "common/at_parallel.h"
+#include "common/kept_memory.h"
 #include "common/large_output.h"
 #include "divergence/potential_problem.h"
 
@@ -73,7 +74,7 @@ PotentialFlowForward potential_flow_forward(const at::Tensor& x, const at::Tenso
   const int64_t rows = x.size(0), dims = x.size(1), stages = PotentialSteps::stages * plan.count();
   PotentialFlowForward result;
   result.end = at::empty({rows, dims}, x.options()), result.integrals = at::empty({3, rows}, x.options());
-  if (keep) result.kept = empty_output({stages, rows, 2 * dims + 1}, x.options());
+  if (keep) result.kept = kept_memory({stages, rows, 2 * dims + 1}, x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "potential_flow", [&] {
     PotentialFlowProblem<scalar_t> problem;
     problem.network = network_of<scalar_t>(plan.sizes(x, context, directions), packed, directions);

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/kept_memory.h"
 #include "sliced_ot/rows.h"
 
 namespace cgm::sliced_ot {
@@ -52,10 +53,10 @@ struct Cloud {
       : points((cloud.dim() == 2 ? cloud.unsqueeze(0) : cloud).contiguous()), n(points.size(1)), keep(keep) {
     const int64_t batch = points.size(0), d = points.size(2);
     if (keep == Keep::coefficients) {
-      kept = at::empty({batch, n_directions, n}, points.options());
+      kept = kept_memory({batch, n_directions, n}, points.options());
     } else {
       projected = at::empty({chunks.items, chunks.directions, n}, points.options());
-      kept = keep == Keep::gradient ? at::empty({batch, n, d}, points.options()) : at::empty({0}, points.options());
+      kept = keep == Keep::gradient ? kept_memory({batch, n, d}, points.options()) : at::empty({0}, points.options());
     }
   }
 

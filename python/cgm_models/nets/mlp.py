@@ -99,9 +99,13 @@ class MLP(nn.Module):
     def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
         """The layers, for who computes them in another way; None where hooks want the modules to be called."""
         layers: list[InputLayer | nn.Linear] = [self.input, *self.layers]
-        kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-        watched = any(getattr(module, kind) for module in (self, *layers) for kind in kinds)
-        return None if watched else layers
+        return None if _watched(self) or any(map(_watched, layers)) else layers
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether hooks want the module to be called."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    return bool(hooks)
 
 
 class ResidualMLP(nn.Module):

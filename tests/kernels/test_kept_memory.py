@@ -1,0 +1,123 @@
+"""The memory that a forward pass keeps for its backward: blocks that wait for the next step, and never two users."""
+
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+import cgm_kernels
+from cgm_kernels import CouplingLayer, affine_coupling_stack, mlp_divergence
+from tests.support.backends import running
+
+pytestmark = pytest.mark.skipif(
+    not any(pair.id == "native-cpu" for pair in running()), reason="needs the extension's CPU kernels"
+)
+
+
+def coupling_problem(seed):
+    """A coupling whose backward keeps more than a megabyte: a call's gradient, and the exact one."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = int(torch.randint(2500, 4000, (), generator=generator))
+    x = torch.randn(batch, 16, generator=generator)
+    weights = [0.3 * torch.randn(n, m, generator=generator) for n, m in ((64, 8), (64, 64), (16, 64))]
+    biases = [torch.randn(len(weight), generator=generator) for weight in weights]
+    layers = [CouplingLayer(weights, biases, split, scale="tanh") for split in (8, slice(0, 8))]
+
+    def call(dtype=torch.float32):
+        def to(tensors):
+            return [tensor.to(dtype) for tensor in tensors]
+
+        leaf = x.to(dtype).requires_grad_()
+        own = [layer._replace(weights=to(weights), biases=to(biases)) for layer in layers]
+        y, log_det = affine_coupling_stack(leaf, own)
+        return leaf, y.square().sum() + log_det.sum()
+
+    with cgm_kernels.use_backend("reference"):
+        leaf, value = call(torch.float64)
+    return call, torch.autograd.grad(value, leaf)[0]
+
+
+def divergence_problem(seed):
+    """A perceptron with its divergence, likewise."""
+    generator = torch.Generator().manual_seed(seed)
+    x, e = (torch.randn(4000, 3, generator=generator) for _ in range(2))
+    weights = [0.5 * torch.randn(n, m, generator=generator) for n, m in ((48, 3), (48, 48), (3, 48))]
+    biases = [torch.randn(len(weight), generator=generator) for weight in weights]
+
+    def call(dtype=torch.float32):
+        leaf = x.to(dtype).requires_grad_()
+        own = [w.to(dtype) for w in weights], [b.to(dtype) for b in biases]
+        value, divergence = mlp_divergence(leaf, *own, probes=e.to(dtype)[None])[:2]
+        return leaf, value.square().sum() + divergence.sin().sum()
+
+    with cgm_kernels.use_backend("reference"):
+        leaf, value = call(torch.float64)
+    return call, torch.autograd.grad(value, leaf)[0]
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return [coupling_problem(seed) for seed in range(3)] + [divergence_problem(seed) for seed in range(2)]
+
+
+def check(leaf, value, exact):
+    grad = torch.autograd.grad(value, leaf)[0].double()
+    assert (grad - exact).abs().max() <= 2e-5 * exact.abs().max()
+
+
+def test_graphs_that_live_together_keep_their_own(problems):
+    chooser, alive = random.Random(0), []
+    for _ in range(40):
+        call, exact = chooser.choice(problems)
+        alive.append((*call(), exact))
+        while len(alive) > 3 or (alive and chooser.random() < 0.4):
+            check(*alive.pop(chooser.randrange(len(alive))))
+    for graph in alive:
+        check(*graph)
+
+
+def test_threads_keep_their_own(problems):
+    def steps(seed):
+        chooser = random.Random(seed)
+        for _ in range(8):
+            call, exact = chooser.choice(problems)
+            check(*call(), exact)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(steps, range(3)))
+
+
+MEMORY = """
+import torch
+from cgm_kernels import CouplingLayer, affine_coupling_stack
+
+def resident():
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
+
+weights = [torch.randn(n, m).requires_grad_() for n, m in ((128, 8), (128, 128), (16, 128))]
+biases = [torch.zeros(len(weight)) for weight in weights]
+layers = [CouplingLayer(weights, biases, 8, scale="tanh")] * 2
+
+def step(n):
+    return affine_coupling_stack(torch.randn(n, 16), layers)[1].sum()
+
+step(100).backward()
+before = resident()
+held = step(150_000)
+during = resident()
+held.backward()
+del held
+print(during - before, resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_little_memory_waits():
+    """Of the 0.3 GB that a step keeps, no more than 128 MB stay when it is done; some slack is the allocator's own."""
+    out = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)
+    during, after = map(float, out.stdout.split())
+    assert during > 250 and after < 160
