@@ -136,8 +136,8 @@ def _fake(
     channels: list[int], *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     size = len(Channels._fields)
-    kept = (len(channels) // size, x.shape[0], max(channels[1::size])) if rest[-1] else (0,)
-    return x.new_empty(x.shape), x.new_empty(x.shape[:1], dtype=log_det_dtype(x.dtype)), x.new_empty(kept)
+    kept = x.shape[0] * sum(channels[1::size]) if rest[-1] else 0
+    return x.new_empty(x.shape), x.new_empty(x.shape[:1], dtype=log_det_dtype(x.dtype)), x.new_empty((kept,))
 
 
 def _setup(ctx: Any, inputs: Any, output: Any) -> tuple[Tensor | None, ...]:

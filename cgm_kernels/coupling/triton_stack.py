@@ -23,10 +23,10 @@ def coupling_stack_forward(
     channels: Sequence[int], activation: int, scale: int, bound: float, offset: float, eps: float, inverse: bool,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y, the log-determinant plus ``log_det``, and what each layer transformed, (layers, B, moved)."""
+    """y, the log-determinant plus ``log_det``, and what the layers transformed, (B, size) of each."""
     stack, wide, batch = Stack.of(widths, channels), log_det_dtype(x.dtype), len(x)
     y, total = x.new_empty(x.shape), x.new_empty(batch, dtype=wide)
-    kept = x.new_empty((len(stack.channels), batch, stack.moved) if keep else (0,))
+    kept = x.new_empty(batch * sum(layer.size for layer in stack.channels) if keep else 0)
     if batch == 0:
         return y, total, kept
     from .triton_stack_kernels import coupling_stack_kernel

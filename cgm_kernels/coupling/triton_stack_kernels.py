@@ -56,6 +56,7 @@ class Place(NamedTuple):
     bias: Any
     added: Any
     is_added: Any
+    kept: Any
 
 
 class Coupling(NamedTuple):
@@ -74,7 +75,7 @@ def _place_of(layers, k):
     return Place(
         tl.load(at), tl.load(at + 1), tl.load(at + 2), tl.load(at + 3), tl.load(at + 4), tl.load(at + 5),
         tl.load(at + 6), tl.load(at + 7), tl.load(at + 8), tl.load(at + 9), tl.load(at + 10), tl.load(at + 11),
-        tl.load(at + 12),
+        tl.load(at + 12), tl.load(at + 13),
     )  # fmt: skip
 
 
@@ -135,7 +136,7 @@ def coupling_stack_kernel(
     x, before, layers, conditioning, y, log_det, kept, scratch, points, batch, jobs, F, C,
     BEFORE: tl.constexpr, KEEP: tl.constexpr,
 ):  # fmt: skip
-    """y and log_det of all layers, and (layers, B, moved) what each transformed."""
+    """y and log_det of all layers, and what each transformed, (B, size) of one layer after that of another."""
     program = tl.program_id(0).to(tl.int64)
     inputs = scratch_stack(scratch + program * layers.columns * F.BLOCK, layers.columns, F)
     outputs = points + program * 2 * layers.moved * F.BLOCK
@@ -160,7 +161,7 @@ def coupling_stack_kernel(
                 )  # fmt: skip
                 value = tl.load(at, mask=known, other=0.0)
                 if KEEP:
-                    to, _ = tile_of(kept + k * batch * layers.moved, rows.row, rows.there, layers.moved, column)
+                    to, _ = tile_of(kept + place.kept * batch, rows.row, rows.there, place.size, column)
                     tl.store(to, value, mask=known)
                 log_sigma, sigma, _, rest = _scaled(s, C.KIND, C.BOUND, C.OFFSET, C.EPS)
                 t = rest * t if C.KIND == GATE else t
@@ -185,8 +186,7 @@ def _coupling_back(event, bar, kept, by_total, outputs, layers, place, rows, F, 
         s = tl.load(s_at, mask=known, other=0.0)
         t = tl.load(t_at, mask=known, other=0.0)
         own, known = _channels(event, r, r >= 0, layers.d, place.start, place.step, place.size, column)
-        at, there = tile_of(kept, rows.row, rows.there, layers.moved, column)
-        there = there & known
+        at, there = tile_of(kept, rows.row, rows.there, place.size, column)
         before = tl.load(at, mask=there, other=0.0)
         if C.INVERSE:
             x = tl.load(own, mask=known, other=0.0).to(F.DTYPE)
@@ -261,7 +261,7 @@ def coupling_stack_backward_kernel(
             _perceptron(
                 layers, event, r, r >= 0, conditioning + added, place, k, outputs, inputs, sums, rows, F, True
             )  # fmt: skip
-            _coupling_back(event, bar, kept + k * batch * layers.moved, by_total, outputs, layers, place, rows, F, C)
+            _coupling_back(event, bar, kept + place.kept * batch, by_total, outputs, layers, place, rows, F, C)
             own = shared + place.parameters
             gradients = Gradients(own, own, shared + place.bias, own, grad_added + added)
             output_back(

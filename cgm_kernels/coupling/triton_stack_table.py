@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..divergence import triton_plan
 
-PLACE = 13  # numbers of a layer in the table of places
+PLACE = 14  # numbers of a layer in the table of places
 
 
 class Channels(NamedTuple):
@@ -87,17 +87,17 @@ def tables(stack: Stack, device: torch.device) -> tuple[Tensor, Tensor]:
     """Of all layers the tables of their perceptrons, and of each the numbers of ``Place`` in the kernels.
 
     Of what is added to the first hidden layers, (B, units) of one layer follows that of another: a layer's begins
-    behind B times the units before it.
+    behind B times the units before it. So does what the forward keeps, (B, size).
     """
     perceptrons = torch.cat([triton_plan.table(widths, False, torch.device("cpu")) for widths in stack.widths])
-    rows, parameters, added = [], 0, 0
+    rows, parameters, added, kept = [], 0, 0, 0
     for widths, own in zip(stack.widths, stack.channels, strict=True):
         behind, pair_step = (1, 2) if own.order >= 2 else (own.size, 1)
         pair = (0, behind) if own.order % 2 == 0 else (behind, 0)
         bias = parameters + triton_plan.n_parameters(widths)
         rows.append(
             [own.start, own.step, own.size, own.passing_start, own.passing_step, widths[0], *pair, pair_step,
-             parameters, bias, added, own.conditioned]
+             parameters, bias, added, own.conditioned, kept]
         )  # fmt: skip
-        parameters, added = bias + widths[1], added + own.conditioned * widths[1]
+        parameters, added, kept = bias + widths[1], added + own.conditioned * widths[1], kept + own.size
     return perceptrons.to(device), torch.tensor(rows, dtype=torch.int64).to(device)
