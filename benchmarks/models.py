@@ -4,6 +4,9 @@ Contenders: our flows on each backend; a minimal PyTorch flow with our weights, 
 under torch.compile; zuko, normflows and nflows with as many layers, widths and parameters. The floor is the matrix
 products of the conditioners alone, into memory that is there already.
 
+On a GPU the couplings of RealNVP are one Triton kernel a direction, and the layers one by one, on the native kernels,
+stand beside them whichever of ours is preferred.
+
 FFJORD takes 20 steps of Kutta's 3/8 rule; of its two rows the first trains by Hutchinson's estimate, the second by the
 exact trace. Its minimal flow exists with a loop in PyTorch and with torchdiffeq's ``odeint``. zuko's CNF stands beside
 the second: its solver is adaptive, and so are its numbers its own.
@@ -65,6 +68,7 @@ TITLES = {
     "native": "ours (native)",
     "triton": "ours (Triton)",
     "reference": "ours (reference)",
+    "layers": "ours (native), layer by layer",
     "eager": "minimal PyTorch flow",
     "compile": "minimal flow, torch.compile",
     "torchdiffeq": "minimal flow, torchdiffeq",
@@ -108,14 +112,14 @@ class Problem:
         """The named contender; with ``check`` the plain flow must first give our numbers, the libraries' our size."""
         if name == "floor_gemm":
             return Contender(name, call=self._products())
-        prepare = choose_backend(name)
+        prepare = choose_backend("native" if name == "layers" else name)
         prepare()
         flow = self._flow(name, check)
         call = self._sample(flow) if self.mode == "sample" else self._training(flow)
         return Contender(name, call=call, prepare=prepare)
 
     def _flow(self, name: str, check: bool) -> FlowModel:
-        if name in OURS:
+        if name in (*OURS, "layers"):
             return self.ours
         kind, dim = self.cell["kind"], self.cell["d"]
         if name in LIBRARIES:
@@ -179,6 +183,8 @@ class Problem:
 def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     """Why a contender is left out at a cell, or None."""
     kind = cell["kind"]
+    if name == "layers" and kind != "RealNVP":
+        return "a stack of couplings is RealNVP's"
     if name in ("eager", "compile", "torchdiffeq") and (name == "torchdiffeq", kind) not in MINIMAL:
         return "written for RealNVP, MAF and FFJORD" if name != "torchdiffeq" else "no differential equation"
     if name == "floor_gemm" and kind not in (*LAYERS, "FFJORD"):
@@ -220,10 +226,20 @@ BENCHMARK = Benchmark(
     ours=OURS,
     floors=("floor_gemm",),
     floor_title="floor: matrix products",
+    cuda_only=("layers",),
     problem=Problem,
     why_not=why_not,
     targets=(
         *_faster("RealNVP", tuple(MODES), {"zuko": 3.0, "normflows": 2.0, "eager": 1.3}),
+        Target(
+            "RealNVP in one Triton kernel, layer by layer",
+            "cuda",
+            tuple(MODES),
+            "layers",
+            1.0,
+            _headline("RealNVP"),
+            "triton",
+        ),
         *_faster("MAF", ("sample",), {"zuko": 20.0}),
         *_faster("FFJORD", ("log_prob_backward",), {"torchdiffeq": 1.5, "eager": 1.5}),
     ),
