@@ -169,8 +169,31 @@ def one_network(device: str, dtype: torch.dtype, rows: int, dim: int, hidden: tu
     with_gradient(run, y, context, first, *biases)
 
 
+def stacks(device: str) -> Iterator[Case]:
+    """One number of a part and more than a tile, one row and many blocks; layers of two sizes, one with a context."""
+    activations, scales = itertools.cycle(("relu", "tanh", "silu", "gelu", "elu", "softplus")), itertools.cycle(SCALES)
+    shapes = [(1, 2, (4,)), (70, 7, (20, 9)), (33, 64, (64, 64)), (40, 6, (9, 9, 9)), (300, 150, (128, 5))]
+    dtypes = (torch.float32, torch.float64, torch.bfloat16)
+    for dtype, (rows, dim, hidden), inverse in itertools.product(dtypes, shapes, (False, True)):
+        options = {"activation": next(activations), "scale": next(scales), "inverse": inverse}
+        name = f"stack {dtype} {rows} x {dim} {hidden} {options}"
+        yield name, lambda a=(device, dtype, rows, dim, hidden), o=options: one_stack(*a, **o)
+
+
+def one_stack(device: str, dtype: torch.dtype, rows: int, dim: int, hidden: tuple[int, ...], **options: Any) -> None:
+    half, layers, leaves = dim // 2, [], [cloud((rows, dim), dtype, device, 1), cloud((rows,), dtype, device, 2)]
+    for split, passing in ((half, half), (slice(0, half), dim - half), (half, half)):
+        widths = [passing, *hidden, 2 * (dim - passing)]
+        biases = [cloud((width,), dtype, device, seed) for seed, width in enumerate(widths[1:])]
+        weights = [cloud(pair[::-1], dtype, device, 3).detach() / pair[0] for pair in itertools.pairwise(widths)]
+        context = [cloud((rows, hidden[0]), dtype, device, 4)] if isinstance(split, slice) else []
+        leaves += [weights[0].requires_grad_(), *biases, *context]
+        layers.append(ck.CouplingLayer(weights, biases, split, conditioning=context[0] if context else None, **options))
+    with_gradient(lambda x, total, *_: both(ck.affine_coupling_stack(x, layers, total)), *leaves)
+
+
 OPERATIONS = {
-    **{"sliced_ot": sliced_ot, "coupling": coupling, "masked": masked},
+    **{"sliced_ot": sliced_ot, "coupling": coupling, "masked": masked, "stacks": stacks},
     **{"langevin": langevin_cases, "divergence": divergence_cases},
 }
 
