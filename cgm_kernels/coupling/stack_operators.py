@@ -44,17 +44,18 @@ def chosen(backend: str) -> bool:
 def whole_stack(x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """What the kernel gives; None where the arguments are wrong or not for it."""
     try:
+        kinds = {(layer.scale, layer.bound, layer.offset, layer.eps) for layer in layers}
+        ways = {(layer.inverse, layer.activation, len(layer.weights)) for layer in layers}
+        if len(kinds) != 1 or len(ways) != 1:
+            return None
+        scale = scales.checked(*kinds.pop())
         places = [_channels(layer, x.shape[1]) for layer in layers]
-        options = {scales.checked(layer.scale, layer.bound, layer.offset, layer.eps) for layer in layers}
     except (TypeError, ValueError):  # said better by the composition
         return None
-    ways = {(layer.inverse, layer.activation, len(layer.weights)) for layer in layers}
-    if len(options) != 1 or len(ways) != 1 or not _fits(x, layers, places, log_det):
-        return None
     ((inverse, activation, _),) = ways
-    if activation not in ACTIVATIONS or activation not in NAMED:
+    if activation not in ACTIVATIONS or activation not in NAMED or not _fits(x, layers, places, log_det):
         return None
-    return _run(x, layers, log_det, places, list(ACTIVATIONS).index(activation), options.pop(), inverse)
+    return _run(x, layers, log_det, places, list(ACTIVATIONS).index(activation), scale, inverse)
 
 
 def _channels(layer: CouplingLayer, n_channels: int) -> Channels:
@@ -72,47 +73,53 @@ def _fits(x: Tensor, layers: Sequence[CouplingLayer], places: Sequence[Channels]
     """Whether all tensors are as they must be, and the layers narrow enough."""
     if x.dtype not in _DTYPES or autocasts(x.device.type):
         return False
-    tensors: list[tuple[Any, tuple[int, ...]]] = []
-    for layer, place in zip(layers, places, strict=True):
-        passing = x.shape[1] - place.size
-        if not (0 < place.size <= MOST_UNITS and 0 < passing <= MOST_UNITS and place.order >= 0):
+    try:
+        if log_det is not None and not (
+            log_det.shape == x.shape[:1] and log_det.device == x.device and log_det.is_floating_point()
+        ):
             return False
-        if len(layer.weights) < 2 or len(layer.biases) != len(layer.weights):
-            return False
-        hidden = [len(bias) if _is_vector(bias) else 0 for bias in layer.biases[:-1]]
-        if not all(0 < units <= MOST_UNITS for units in hidden):
-            return False
-        widths = [passing, *hidden, 2 * place.size]
-        tensors += zip(layer.weights, [(b, a) for a, b in itertools.pairwise(widths)], strict=True)
-        tensors += zip(layer.biases, [(width,) for width in widths[1:]], strict=True)
-        if layer.conditioning is not None:
-            tensors.append((layer.conditioning, (len(x), hidden[0])))
-    if log_det is not None and not (_is_vector(log_det) and len(log_det) == len(x) and log_det.device == x.device):
+        return all(_layer_fits(x, layer, place) for layer, place in zip(layers, places, strict=True))
+    except (AttributeError, IndexError):  # no tensor
         return False
-    return all(
-        isinstance(value, Tensor) and value.shape == shape and value.dtype == x.dtype and value.device == x.device
-        for value, shape in tensors
+
+
+def _layer_fits(x: Tensor, layer: CouplingLayer, place: Channels) -> bool:
+    dtype, device, last = x.dtype, x.device, len(layer.weights) - 1
+    width = x.shape[1] - place.size
+    if not (0 < place.size <= MOST_UNITS and 0 < width <= MOST_UNITS and place.order >= 0):
+        return False
+    if last < 1 or len(layer.biases) != len(layer.weights):
+        return False
+    for number, (weight, bias) in enumerate(zip(layer.weights, layer.biases, strict=True)):
+        units = bias.shape[0]
+        if weight.shape != (units, width) or bias.shape != (units,) or not (number == last or 0 < units <= MOST_UNITS):
+            return False
+        if weight.dtype != dtype or bias.dtype != dtype or weight.device != device or bias.device != device:
+            return False
+        width = units
+    added = layer.conditioning
+    return width == 2 * place.size and (
+        added is None
+        or (added.shape == (x.shape[0], layer.biases[0].shape[0]) and added.dtype == dtype and added.device == device)
     )
-
-
-def _is_vector(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() == 1 and value.is_floating_point()
 
 
 def _run(
     x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None, places: Sequence[Channels], activation: int,
     scale: scales.Scale, inverse: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    given = {f"layers[{k}]": [*layer.weights, *layer.biases, layer.conditioning] for k, layer in enumerate(layers)}
-    refuse_forward_gradients(x=x, log_det=log_det, **given)
-    parts, added, widths = [], [], []
+    parts: list[Tensor] = []
+    added: list[Tensor] = []
+    widths: list[int] = []
     for layer in layers:
-        pairs = zip(layer.weights[1:], layer.biases[1:], strict=True)
-        parts += [layer.weights[0], *itertools.chain.from_iterable(pairs), layer.biases[0]]
+        weights = [weight.reshape(-1) for weight in layer.weights]
+        later = zip(weights[1:], layer.biases[1:], strict=True)
+        parts += [weights[0], *itertools.chain.from_iterable(later), layer.biases[0]]
         added += [] if layer.conditioning is None else [layer.conditioning.reshape(-1)]
-        widths += [layer.weights[0].shape[1], *map(len, layer.weights)]
-    parameters = torch.cat([part.reshape(-1) for part in parts])
+        widths += [layer.weights[0].shape[1], *(bias.shape[0] for bias in layer.biases)]
+    parameters = torch.cat(parts)
     conditioning = torch.cat(added) if added else None
+    refuse_forward_gradients(x=x, log_det=log_det, layers=parameters, conditioning=conditioning)
     inputs = (x, log_det, parameters, conditioning)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     log_det = None if log_det is None else log_det.to(log_det_dtype(x.dtype))
