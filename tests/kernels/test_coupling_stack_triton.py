@@ -11,11 +11,13 @@ import torch
 
 import cgm_kernels
 from cgm_kernels import affine_coupling_stack
+from tests.support.called import Called
 from tests.support.coupling_stacks import Case
 from tests.support.gpu_compile import compiled_for_gpus
 from tests.support.tolerances import assert_as_accurate
 
 pytest.importorskip("triton")
+from cgm_kernels.coupling import triton_stack, triton_stack_kernels
 from cgm_kernels.divergence import triton_plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -212,6 +214,20 @@ def test_coupling_stack_in_transforms_and_compiled_graphs():
             torch.func.jvp(call, (x,), (x,))
     for row, grad in zip(x, each, strict=True):
         torch.testing.assert_close(torch.func.grad(lambda one: call(one[None]))(row), grad)
+
+
+def test_coupling_stack_waits_for_nothing(monkeypatch):
+    """After a first call no number comes from the device or goes there, so that a CUDA graph can capture it."""
+    for kernel in (triton_stack_kernels.coupling_stack_kernel, triton_stack_kernels.coupling_stack_backward_kernel):
+        monkeypatch.setattr(kernel, "run", lambda *_, **__: None)
+    tensors = torch.ones(3, 4, device=DEVICE), None, torch.ones(40, device=DEVICE), None
+    numbers = [2, 4, 4], [2, 2, 1, 0, 0, 1, 0], 0, 1, 1.0, 0.0, 0.0, False
+    y, total, kept = triton_stack.coupling_stack_forward(*tensors, *numbers, True)
+    with Called() as called:
+        triton_stack.coupling_stack_forward(*tensors, *numbers, True)
+        triton_stack.coupling_stack_backward(y, total, y, kept, *tensors[2:], *numbers, True)
+    assert "new_empty" in called.names
+    assert not called.names & {"_local_scalar_dense", "lift_fresh", "_to_copy", "nonzero"}
 
 
 def test_kernels_compile_for_gpus(tmp_path):

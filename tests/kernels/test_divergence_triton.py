@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import cgm_kernels
+from tests.support.called import Called
 from tests.support.divergence_operators import Call, by_reference, differentiated
 
 pytest.importorskip("triton")
@@ -51,18 +51,6 @@ def test_several_tiles_and_programs(call, small_tiles):
     found = differentiated(call, torch.ops.cgm_triton, leaves)
     for one, exact in zip(found, by_reference(call, leaves, torch.float64), strict=True):
         torch.testing.assert_close(one, exact, rtol=1e-11, atol=1e-11)
-
-
-class Called(TorchDispatchMode):
-    """The names of what is called of PyTorch."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = set()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.names.add(function.overloadpacket.__name__)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("call", [CALLS[0], CALLS[2], CALLS[7]], ids=str)
