@@ -13,7 +13,8 @@ weight more often, fewer fill the GPU at smaller batches), ``_MOST_TANGENTS`` (o
 computes the values again), ``_COLUMNS`` and ``_TERMS`` (of a tl.dot, whose operands lie in registers; half as many for
 float64), ``PROGRAMS`` (each has a scratch, and in the backward a set of all gradients that rows share), and the warps.
 Products of float32 are "ieee" (``multiplied`` in triton_tiles.py): "tf32x3", three passes on tensor cores, compiles in
-the same tiles. Stacks of couplings (coupling/triton_stack.py) take all of these, too.
+the same tiles, and emulated in a stack of eight couplings it erred as little. Stacks of couplings
+(coupling/triton_stack.py) take all of these, too.
 """
 
 from __future__ import annotations
