@@ -43,9 +43,9 @@ def masked_mlp_affine(
 
     and under ``scale="gate"`` t is (1 − σ) times the shift. :func:`masked_mlp_inverse` goes back, with the same
     arguments. On the CPU a thread takes its rows through all layers, so that activations stay in its cache: for relu
-    and tanh, no residual blocks, and layers of up to 1024 features. All else, other devices, transforms and compiled
-    graphs included, is the composition of matrix products and :func:`affine_coupling_event`. Source: Papamakarios et
-    al. 2017, "Masked autoregressive flow for density estimation".
+    and tanh, and layers of up to 1024 features. All else, other devices, transforms and compiled graphs included, is
+    the composition of matrix products and :func:`affine_coupling_event`. Source: Papamakarios et al. 2017, "Masked
+    autoregressive flow for density estimation".
 
     Args:
         x: (..., D).
@@ -73,7 +73,7 @@ def masked_mlp_affine(
         weights = [weight * mask.to(weight.dtype) for weight, mask in zip(weights, masks, strict=True)]
     rows = x if x.dim() == 2 else x.reshape(-1, n_features)
     place = (layouts.INDEX[layout], *chosen)
-    found = None if residual else _fused(rows, weights, biases, context, activation, place, map == "standardize")
+    found = _fused(rows, weights, biases, context, activation, place, map == "standardize", residual)
     if found is None:
         parameters = masked_reference.network(x, weights, biases, None, context, activation, residual)
         found = affine_coupling_event(
@@ -91,6 +91,7 @@ def _fused(
     activation: str,
     place: tuple[int, int, float, float, float],
     inverse: bool,
+    residual: bool,
 ) -> tuple[Tensor, Tensor] | None:
     """What the kernel gives for rows x (B, D) and masked weights; None where the call is not for it."""
     if torch.compiler.is_compiling() or activation not in FUSED or backends.select(x.device.type) != "native":
@@ -109,4 +110,4 @@ def _fused(
         else:
             conditioning = conditioning.reshape(len(x), -1)
     layers = [part for layer in zip(weights, plain, strict=True) for part in layer]
-    return _C.masked_mlp_affine(x, layers, conditioning, *place, FUSED[activation], inverse)
+    return _C.masked_mlp_affine(x, layers, conditioning, *place, FUSED[activation], inverse, residual)

@@ -155,10 +155,12 @@ def _module_activation(module: nn.Module) -> str | None:
 def autoregressive(map: Callable[..., tuple[Tensor, Tensor]], *args: Any, **options: Any) -> tuple[Tensor, Tensor]:
     """``map``, masked_mlp_affine or its inverse; masks that are autoregressive in no order are the library's.
 
-    So is the network of a forward pass with residual blocks, which the kernel would hand to a composition.
+    So is the network of a forward pass whose residual blocks see the context, which the kernel would hand to a
+    composition.
     """
-    if map is masked_mlp_affine and options.get("residual"):
-        raise PassOn("residual blocks")
+    by_row = any(bias is not None and bias.dim() > 1 for bias in options["biases"])
+    if map is masked_mlp_affine and options["residual"] and by_row:
+        raise PassOn("residual blocks with a context")
     try:
         return map(*args, **options)
     except ValueError as error:

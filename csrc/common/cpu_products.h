@@ -62,7 +62,7 @@ static inline __attribute__((always_inline)) void product_begin(
   }
 }
 
-// The ReLU, or the gradient through it, and the column sums, of a block of results.
+// The ReLU, or the gradient through it, what is added, and the column sums, of a block of results.
 template <int Rows, int Vectors, typename Real>
 static inline __attribute__((always_inline)) void product_finish(
     const Product<Real>& problem, int64_t row, int64_t column,
@@ -83,6 +83,14 @@ static inline __attribute__((always_inline)) void product_finish(
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v)
         sums[r][v] = product_load(from + r * problem.positive_row + v * size) <= Vector{} ? Vector{} : sums[r][v];
+    }
+  }
+  if (problem.plus != nullptr) {
+    const Real* from = problem.plus + row * problem.plus_row + column;
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] += product_load(from + r * problem.plus_row + v * size);
     }
   }
   if (problem.column_sums != nullptr) {

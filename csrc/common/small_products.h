@@ -7,7 +7,7 @@ namespace cgm {
 
 // out (rows, width) = in (rows, depth) · matrix (depth, width) + bias, its negative part cut off where `relu`; with
 // `add` the product is added to what out holds. `positive`, the results of a ReLU, makes out zero where they are not
-// positive: the gradient through it. The sums of out's columns are added to `column_sums`.
+// positive: the gradient through it. Then `plus` is added, and the sums of out's columns are added to `column_sums`.
 template <typename scalar_t>
 struct Product {
   int64_t rows = 0, depth = 0, width = 0;
@@ -21,6 +21,8 @@ struct Product {
   bool relu = false, add = false;
   const scalar_t* positive = nullptr;  // (rows, width); null: nothing
   int64_t positive_row = 0;
+  const scalar_t* plus = nullptr;  // (rows, width); null: nothing
+  int64_t plus_row = 0;
   scalar_t* column_sums = nullptr;  // (width); null: nothing
 };
 

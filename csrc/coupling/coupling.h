@@ -32,7 +32,8 @@ std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const Optio
 // A masked network, which reads the whole event; `layers` are its weights and biases in turn, masked.
 std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
                                             const OptionalTensor& conditioning, int64_t order, int64_t kind,
-                                            double bound, double offset, double eps, int64_t activation, bool inverse);
+                                            double bound, double offset, double eps, int64_t activation, bool inverse,
+                                            bool residual);
 
 // The registered operators; see operators.py.
 TwoTensors affine_forward(const at::Tensor& x, const at::Tensor& log_scale, const at::Tensor& shift, int64_t kind,

@@ -22,13 +22,17 @@ static inline void for_rows(const BiasActivation<scalar_t>& tile, const Function
   const scalar_t* bias = tile.bias;
   for (int64_t row = 0; row < tile.rows; ++row) {
     scalar_t* h = tile.h + row * tile.width;
-    if (tile.added == nullptr) {
-#pragma omp simd
-      for (int64_t j = 0; j < tile.width; ++j) h[j] = function(h[j] + bias[j]);
-    } else {
+    scalar_t* result = tile.result + row * tile.width;
+    if (tile.added != nullptr) {
       const scalar_t* added = tile.added + row * tile.added_row;
 #pragma omp simd
-      for (int64_t j = 0; j < tile.width; ++j) h[j] = function(h[j] + bias[j] + added[j]);
+      for (int64_t j = 0; j < tile.width; ++j) h[j] += added[j];
+    }
+#pragma omp simd
+    for (int64_t j = 0; j < tile.width; ++j) {
+      const scalar_t sum = h[j] + bias[j];
+      h[j] = sum;
+      result[j] = function(sum);
     }
   }
 }
@@ -41,13 +45,20 @@ void bias_activation(const BiasActivation<scalar_t>& tile) {
   for_rows(tile, [](scalar_t x) { return activated<TileActivation::relu>(x); });
 }
 
-template <TileActivation activation, typename scalar_t>
-static void backward_rows(const ActivationBackward<scalar_t>& tile) {
+template <typename scalar_t, typename Function>
+static inline void backward_rows(const ActivationBackward<scalar_t>& tile, const Function& function) {
   for (int64_t row = 0; row < tile.rows; ++row) {
     scalar_t* grad = tile.grad + row * tile.width;
-    const scalar_t* h = tile.h + row * tile.width;
+    if (tile.h != nullptr) {
+      const scalar_t* h = tile.h + row * tile.width;
 #pragma omp simd
-    for (int64_t j = 0; j < tile.width; ++j) grad[j] = through<activation>(grad[j], h[j]);
+      for (int64_t j = 0; j < tile.width; ++j) grad[j] = function(grad[j], h[j]);
+    }
+    if (tile.plus != nullptr) {
+      const scalar_t* plus = tile.plus + row * tile.width;
+#pragma omp simd
+      for (int64_t j = 0; j < tile.width; ++j) grad[j] += plus[j];
+    }
     if (tile.sums == nullptr) continue;
 #pragma omp simd
     for (int64_t j = 0; j < tile.width; ++j) tile.sums[j] += grad[j];
@@ -56,17 +67,9 @@ static void backward_rows(const ActivationBackward<scalar_t>& tile) {
 
 template <typename scalar_t>
 void activation_backward(const ActivationBackward<scalar_t>& tile) {
-  if (tile.h != nullptr) {
-    return tile.activation == TileActivation::tanh ? backward_rows<TileActivation::tanh>(tile)
-                                                   : backward_rows<TileActivation::relu>(tile);
-  }
-  if (tile.sums == nullptr) return;
-  scalar_t* sums = tile.sums;
-  for (int64_t row = 0; row < tile.rows; ++row) {
-    const scalar_t* grad = tile.grad + row * tile.width;
-#pragma omp simd
-    for (int64_t j = 0; j < tile.width; ++j) sums[j] += grad[j];
-  }
+  if (tile.activation == TileActivation::tanh)
+    return backward_rows(tile, [](scalar_t grad, scalar_t h) { return through<TileActivation::tanh>(grad, h); });
+  backward_rows(tile, [](scalar_t grad, scalar_t h) { return through<TileActivation::relu>(grad, h); });
 }
 
 }  // namespace CGM_LEVEL

@@ -18,6 +18,8 @@ struct MlpOptions {
   Scale scale;
   TileActivation activation = TileActivation::relu;
   bool inverse = false;
+  bool residual =
+      false;  // behind the first layer, pairs of them are h ← h + W₂ a(W₁ a(h) + b₁) + b₂; the last has no a
   int64_t start = 0, count = 0, order = 0;   // the transformed features, and the layout of the parameters
   int64_t input_start = 0, input_count = 0;  // what the network reads: the features that pass; all where it is masked
 
@@ -33,6 +35,11 @@ struct Stage {
   MlpOptions options;
 
   size_t depth() const { return layers.size() / 2; }
+  bool last(size_t layer) const { return layer + 1 == depth(); }
+  // Whether the layer's result is, or is added to, what passes the blocks of a residual network.
+  bool joins(size_t layer) const { return options.residual && layer % 2 == 0 && !last(layer); }
+  // Whether the next layer reads the activation of what this one gives.
+  bool bent(size_t layer) const { return !last(layer) && !(options.residual && last(layer + 1)); }
   const at::Tensor& weight(size_t layer) const { return layers[2 * layer]; }
   const at::Tensor& bias(size_t layer) const { return layers[2 * layer + 1]; }
 };
@@ -40,7 +47,7 @@ struct Stage {
 // What a layer leaves for its backward.
 struct StageKept {
   at::Tensor y, parameters;
-  std::vector<at::Tensor> hidden;  // the results of the activations, (rows, width) each
+  std::vector<at::Tensor> hidden;  // what the layers behind the first read, (rows, width) each
 };
 
 struct MlpForward {

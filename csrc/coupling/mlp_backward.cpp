@@ -40,14 +40,20 @@ class Backward {
     const auto& options = stage.options;
     const auto& hidden = forward_.stages[s].hidden;
     const auto event = rows_of<scalar_t>(events_[2 * s + 1], row);
-    auto grad = scratch.layer(stage.depth(), stage.layers.back().size(0));
+    size_t buffer = 0;
+    auto grad = scratch.buffer(buffer, stage.layers.back().size(0));
+    Rows<const scalar_t> passes;  // the gradient of what passes residual blocks
     couple(s, row, rows, grad_y, grad_x, grad);
     add_columns(rows, grad, sums.back());
     for (size_t l = stage.depth(); l-- > 1;) {
       const auto input = rows_of<scalar_t>(hidden[l - 1], row);
       add_weight_gradient<scalar_t>(rows, grad, input, sums[2 * l]);
-      const auto below = scratch.layer(l, input.cols);
-      through(rows, grad, stage.weight(l), input, options.activation, below, sums[2 * l - 1]);
+      buffer = (buffer + 1) % (options.residual ? 3 : 2);
+      const auto below = scratch.buffer(buffer, input.cols);
+      const bool joins = stage.joins(l - 1), bent = stage.bent(l - 1);
+      through(rows, grad, stage.weight(l), bent ? input : Rows<const scalar_t>(), options.activation,
+              joins ? passes : Rows<const scalar_t>(), below, sums[2 * l - 1]);
+      if (joins) passes = below;
       grad = below;
     }
     const auto input = event.columns(options.input_start, options.input_count);
@@ -70,15 +76,17 @@ class Backward {
     return sums.defined() ? sums.template mutable_data_ptr<scalar_t>() : nullptr;
   }
 
-  // below = (grad · weight) ∘ a'(h), its column sums added to `sums`.
+  // below = (grad · weight) ∘ a'(h) + plus, its column sums added to `sums`; h and plus may be nothing.
   void through(int64_t rows, const Rows<scalar_t>& grad, const at::Tensor& weight, const Rows<const scalar_t>& h,
-               TileActivation activation, const Rows<scalar_t>& below, const at::Tensor& sums) const {
+               TileActivation activation, const Rows<const scalar_t>& plus, const Rows<scalar_t>& below,
+               const at::Tensor& sums) const {
     ActivationBackward<scalar_t> pass;
     pass.rows = rows, pass.width = below.cols, pass.activation = activation;
-    pass.grad = below.data, pass.h = h.data, pass.sums = data_of(sums);
-    if (takes<scalar_t>(weight) && activation == TileActivation::relu) {
+    pass.grad = below.data, pass.h = h.data, pass.plus = plus.data, pass.sums = data_of(sums);
+    if (takes<scalar_t>(weight) && (h.data == nullptr || activation == TileActivation::relu)) {
       auto product = product_of<scalar_t>(rows, grad, weight, below);
       product.positive = h.data, product.positive_row = h.row, product.column_sums = pass.sums;
+      product.plus = plus.data, product.plus_row = plus.row;
       return product_cpu(product);
     }
     multiply<scalar_t>(rows, grad, weight, below);
@@ -155,7 +163,7 @@ MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_de
     const Backward<scalar_t> backward(grad, grad_log_det, events, forward, stages, result);
     at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
       const BelowAutograd guards;
-      const Scratch<scalar_t> scratch(std::min(step, batch), layer);
+      const Scratch<scalar_t> scratch(std::min(step, batch), layer, buffers_of(stages));
       for (int64_t part = begin; part < end; ++part)
         for (int64_t tile = part * share; tile < std::min(tiles, (part + 1) * share); ++tile)
           backward.tile(tile * step, std::min(step, batch - tile * step), scratch, sums[part]);

@@ -43,30 +43,31 @@ class Forward {
     const StageKept& kept = result_.stages[s];
     auto h = event.columns(stage.options.input_start, stage.options.input_count);
     for (size_t l = 0; l < stage.depth(); ++l) {
-      const bool last = l + 1 == stage.depth(), keeps = kept.parameters.defined();
-      const auto out = keeps ? rows_out<scalar_t>(last ? kept.parameters : kept.hidden[l], row)
-                             : scratch.layer(l, stage.weight(l).size(0));
-      layer(s, l, row, rows, h, out);
+      const bool keeps = kept.parameters.defined();
+      const auto out = keeps ? rows_out<scalar_t>(stage.last(l) ? kept.parameters : kept.hidden[l], row)
+                             : scratch.buffer(l % 2, stage.weight(l).size(0));
+      layer(s, l, row, rows, h, stage.joins(l) ? scratch.buffer(2, out.cols) : out, out);
       h = out;
     }
     return h;
   }
 
-  void layer(size_t s, size_t l, int64_t row, int64_t rows, const Rows<const scalar_t>& in,
+  // `sum` takes the layer's result, which is added to what passes residual blocks there, and `out` its activation.
+  void layer(size_t s, size_t l, int64_t row, int64_t rows, const Rows<const scalar_t>& in, const Rows<scalar_t>& sum,
              const Rows<scalar_t>& out) const {
     const Stage& stage = stages_[s];
-    const bool last = l + 1 == stage.depth(), added = l == 0 && stage.conditioned;
+    const bool added = l == 0 && stage.conditioned, joins = stage.joins(l), bent = stage.bent(l);
     const auto* bias = stage.bias(l).template const_data_ptr<scalar_t>();
-    const bool all_at_once = !added && (last || stage.options.activation == TileActivation::relu);
+    const bool all_at_once = !added && !joins && (!bent || stage.options.activation == TileActivation::relu);
     if (all_at_once && takes<scalar_t>(transposed_[s][l])) {
       auto product = product_of<scalar_t>(rows, in, transposed_[s][l], out);
-      product.bias = bias, product.relu = !last;
+      product.bias = bias, product.relu = bent;
       return product_cpu(product);
     }
-    multiply<scalar_t>(rows, in, transposed_[s][l], out);
+    multiply<scalar_t>(rows, in, transposed_[s][l], sum, /*add=*/joins && l > 0);
     BiasActivation<scalar_t> rest;
-    rest.rows = rows, rest.width = out.cols, rest.h = out.data;
-    rest.bias = bias, rest.activate = !last, rest.activation = stage.options.activation;
+    rest.rows = rows, rest.width = out.cols, rest.h = sum.data, rest.result = out.data;
+    rest.bias = bias, rest.activate = bent, rest.activation = stage.options.activation;
     if (added) {
       const auto given = rows_of<scalar_t>(stage.conditioning, row);
       rest.added = given.data, rest.added_row = given.row;
@@ -133,6 +134,7 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std
   const int64_t batch = x.size(0), step = rows_of_tile(given, batch), layer = widest(given, 0);
   const auto in = rows_contiguous(x);
   std::vector<Stage> stages = given;
+  const size_t buffers = buffers_of(given);
   for (auto& stage : stages) stage.conditioning = rows_contiguous(stage.conditioning);
   MlpForward result;
   result.log_det = at::empty({batch}, x.options());
@@ -143,7 +145,7 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std
     const Forward<scalar_t> forward(in, log_det, stages, result);
     at::parallel_for(0, (batch + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
       const BelowAutograd guards;
-      const Scratch<scalar_t> scratch(keep ? 0 : std::min(step, batch), layer);
+      const Scratch<scalar_t> scratch(keep && buffers == 2 ? 0 : std::min(step, batch), layer, buffers);
       for (int64_t tile = begin; tile < end; ++tile)
         forward.tile(tile * step, std::min(step, batch - tile * step), scratch);
     });

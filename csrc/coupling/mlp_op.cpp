@@ -34,15 +34,19 @@ at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_d
                                options.count, int64_t{1}, options.order, static_cast<int64_t>(scale.kind), scale.bound,
                                scale.offset, scale.eps, options.inverse);
   result.layers.resize(stage.layers.size());
+  at::Tensor passes;  // the gradient of what passes residual blocks
   for (size_t l = stage.depth(); l-- > 0;) {
-    if (l + 1 < stage.depth()) {
-      const auto& h = forward.hidden[l];
-      grad = options.activation == TileActivation::relu ? at::threshold_backward(grad, h, 0) : grad * (1 - h * h);
-    }
     const auto input = l == 0 ? read.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
     result.layers[2 * l] = grad.t().matmul(input), result.layers[2 * l + 1] = grad.sum(0);
     if (l == 0 && stage.conditioned) result.conditioning = grad;
     grad = grad.matmul(stage.weight(l));
+    if (l == 0) break;
+    const auto& h = forward.hidden[l - 1];
+    if (stage.bent(l - 1))
+      grad = options.activation == TileActivation::relu ? at::threshold_backward(grad, h, 0) : grad * (1 - h * h);
+    if (!stage.joins(l - 1)) continue;
+    if (passes.defined()) grad = grad + passes;
+    passes = grad;
   }
   const int64_t behind = kept.size(1) - options.input_start - options.input_count;
   return grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
@@ -73,14 +77,14 @@ struct Packed {
     const auto& scale = options.scale;
     integers.insert(integers.end(),
                     {static_cast<int64_t>(scale.kind), static_cast<int64_t>(options.activation), options.inverse,
-                     options.start, options.count, options.order, options.input_start, options.input_count,
-                     static_cast<int64_t>(stage.layers.size()), stage.conditioned});
+                     options.residual, options.start, options.count, options.order, options.input_start,
+                     options.input_count, static_cast<int64_t>(stage.layers.size()), stage.conditioned});
     numbers.insert(numbers.end(), {scale.bound, scale.offset, scale.eps});
     tensors.insert(tensors.end(), stage.layers.begin(), stage.layers.end());
   }
 };
 
-constexpr size_t packed_integers = 10, packed_numbers = 3;
+constexpr size_t packed_integers = 11, packed_numbers = 3;
 
 std::vector<Stage> unpacked(variable_list::const_iterator tensor, const std::vector<int64_t>& integers,
                             const std::vector<double>& numbers) {
@@ -91,11 +95,12 @@ std::vector<Stage> unpacked(variable_list::const_iterator tensor, const std::vec
     auto& options = stages[s].options;
     options.scale = {static_cast<ScaleKind>(from[0]), with[0], with[1], with[2]};
     options.activation = static_cast<TileActivation>(from[1]), options.inverse = from[2] != 0;
-    options.start = from[3], options.count = from[4], options.order = from[5];
-    options.input_start = from[6], options.input_count = from[7];
-    stages[s].layers.assign(tensor, tensor + from[8]);
-    stages[s].conditioned = from[9] != 0;
-    tensor += from[8];
+    options.residual = from[3] != 0;
+    options.start = from[4], options.count = from[5], options.order = from[6];
+    options.input_start = from[7], options.input_count = from[8];
+    stages[s].layers.assign(tensor, tensor + from[9]);
+    stages[s].conditioned = from[10] != 0;
+    tensor += from[9];
   }
   return stages;
 }
@@ -209,6 +214,9 @@ bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) 
 bool right_stage(const at::Tensor& x, const Stage& stage) {
   const auto& added = stage.conditioning;
   if (!right_layers(x, stage.layers, stage.options.input_count, 2 * stage.options.count)) return false;
+  if (stage.options.residual && stage.depth() % 2 != 0) return false;
+  for (size_t l = 0; l < stage.depth(); ++l)
+    if (stage.joins(l) && stage.weight(l).size(0) != stage.weight(0).size(0)) return false;
   return !added.defined() ||
          (fits(x, added) && added.dim() == 2 && added.size(0) == x.size(0) && added.size(1) == stage.weight(0).size(0));
 }
@@ -282,11 +290,13 @@ std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const Optio
 
 std::optional<TwoTensors> masked_mlp_affine(const at::Tensor& x, const std::vector<at::Tensor>& layers,
                                             const OptionalTensor& conditioning, int64_t order, int64_t kind,
-                                            double bound, double offset, double eps, int64_t activation, bool inverse) {
+                                            double bound, double offset, double eps, int64_t activation, bool inverse,
+                                            bool residual) {
   Stage stage{layers, conditioning.value_or(at::Tensor()), conditioning.has_value(), {}};
   auto& options = stage.options;
   options.scale = {static_cast<ScaleKind>(kind), bound, offset, eps};
   options.activation = static_cast<TileActivation>(activation), options.inverse = inverse, options.order = order;
+  options.residual = residual;
   if (!plain_matrix(x) || x.size(1) == 0 || !right_options(options, kind, activation)) return {};
   options.count = options.input_count = x.size(1);
   return run(x, std::nullopt, {std::move(stage)});

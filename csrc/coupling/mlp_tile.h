@@ -39,20 +39,26 @@ inline Parallel serial() {
           1};
 }
 
+// Two, used in turn, and one for what passes residual blocks.
+inline size_t buffers_of(const std::vector<Stage>& stages) {
+  return std::any_of(stages.begin(), stages.end(), [](const Stage& stage) { return stage.options.residual; }) ? 3 : 2;
+}
+
 // What every thread that runs tensor operations has to hold.
 struct BelowAutograd {
   at::NoGradGuard no_grad;
   at::AutoDispatchBelowADInplaceOrView below;
 };
 
-// Memory of one thread for the results of two layers of a tile, used in turn.
+// Memory of one thread for the results of layers of a tile.
 template <typename scalar_t>
 class Scratch {
  public:
-  Scratch(int64_t rows, int64_t width) : numbers_(rows * width), memory_(zeroed(2 * numbers_ * sizeof(scalar_t))) {}
+  Scratch(int64_t rows, int64_t width, size_t buffers)
+      : numbers_(rows * width), memory_(zeroed(buffers * numbers_ * sizeof(scalar_t))) {}
 
-  Rows<scalar_t> layer(size_t turn, int64_t cols) const {
-    return {static_cast<scalar_t*>(memory_.get()) + (turn % 2) * numbers_, cols, cols};
+  Rows<scalar_t> buffer(size_t index, int64_t cols) const {
+    return {static_cast<scalar_t*>(memory_.get()) + index * numbers_, cols, cols};
   }
 
  private:

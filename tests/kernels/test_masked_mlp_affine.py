@@ -20,6 +20,9 @@ WIDE = [
     Case(16, (32, 64), (300,), context=3, options={"activation": "tanh", "scale": "tanh"}),
     Case(64, (64, 48), (130,), options={"map": "standardize"}),
     Case(5, (1025,), (3,)),
+    Case(16, (32, 48, 32, 16, 32), (300,), context=2, options={"residual": True, "map": "standardize"}),
+    Case(16, (32, 32, 32), (130,), options={"residual": True, "activation": "tanh"}),
+    Case(6, (32,), (9,), options={"residual": True}),
 ]
 
 
@@ -64,8 +67,8 @@ def test_values_and_gradients(case, backend, device, dtype):
         actual, node = with_gradients(ours, *given(case, dtype, device))
     for one, true, plain in zip(actual, exact, eager, strict=True):
         assert_as_accurate(one, true, plain)
-    rows = case.row_bias is not None or case.options.get("residual", False) or max(case.hidden, default=0) > 1024
-    fuses = backend == "native" and device == "cpu" and not rows
+    composed = case.row_bias is not None or max(case.hidden, default=0) > 1024
+    fuses = backend == "native" and device == "cpu" and not composed
     if len(case.rows) == 1:  # else what one sees is the view
         assert ("CouplingMlp" in node.name()) == (fuses and case.options.get("activation", "relu") in ("relu", "tanh"))
 
@@ -101,6 +104,20 @@ def test_gradcheck(map, scale, backend, device):
 
     leaves = [x, arguments["context"], *arguments["weights"], *arguments["biases"]]
     assert torch.autograd.gradcheck(function, [leaf.requires_grad_() for leaf in leaves])
+
+
+@NATIVE
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_batched_gradients_are_those_of_the_rows(activation, backend, device):
+    """Gradients of several results at once take operators that the dispatcher knows."""
+    x, arguments = given(Case(5, (9, 4, 9), (7,), options={"residual": True, "activation": activation}))
+    leaves = [x, *arguments["weights"], *arguments["biases"]]
+    y, _ = masked_mlp_affine(x.requires_grad_(), **{**arguments, "weights": [w.requires_grad_() for w in leaves[1:5]]})
+    grads = torch.randn(3, *y.shape, dtype=y.dtype)
+    found = torch.autograd.grad(y, leaves[:5], grads, is_grads_batched=True, retain_graph=True)
+    for k, grad in enumerate(grads):
+        for one, batch in zip(torch.autograd.grad(y, leaves[:5], grad, retain_graph=True), found, strict=True):
+            torch.testing.assert_close(batch[k], one)
 
 
 @NATIVE
@@ -145,8 +162,10 @@ def test_nan_stays_in_its_row_and_masks_may_be_left_out():
     torch.testing.assert_close(without, (y, log_det), equal_nan=True)
 
 
-def test_compiled_whole_and_row_by_row_gradients():
-    x, arguments = given(Case(4, (6,), (10,), options={"map": "standardize", "scale": "tanh"}))
+@pytest.mark.parametrize("residual", [False, True])
+def test_compiled_whole_and_row_by_row_gradients(residual):
+    options = {"map": "standardize", "scale": "tanh", "residual": residual}
+    x, arguments = given(Case(4, (6, 7, 6) if residual else (6,), (10,), options=options))
     compiled = torch.compile(lambda point: masked_mlp_affine(point, **arguments), fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), definition(x, arguments))
 
