@@ -36,7 +36,7 @@ def chosen(backend: str) -> bool:
     """Whether stacks run in one kernel.
 
     Where the Triton backend is asked for. Whether that beats the layers one by one on the native backend's CUDA kernels
-    is not measured on a GPU yet: it is the rows "ours (Triton)" and "ours (native)" of RealNVP in benchmarks/models.py.
+    is not measured on a GPU yet: benchmarks/models.py does it, "ours (Triton)" beside "ours (native), layer by layer".
     """
     return backend == "triton"
 

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 OPERATORS = torch.ops.cgm_triton
 FORWARD = "coupling_stack_forward"
+FAKE = ("test_faketensor",)
 
 
 def options(scale, activation="relu", inverse=False, layout="scale_shift", **more):
@@ -186,8 +187,8 @@ def test_coupling_stack_schemas_and_fakes():
     y, total, kept = OPERATORS.coupling_stack_forward(x, None, parameters, None, *numbers[:1], numbers[1][:-1] + [0],
                                                       *numbers[2:], True)  # fmt: skip
     backward, arguments = OPERATORS.coupling_stack_backward.default, (parameters, conditioning, *numbers)
-    torch.library.opcheck(backward, (None, total, y, kept, *arguments, True))
-    torch.library.opcheck(backward, (y, None, y, kept, *arguments, False), test_utils="test_faketensor")
+    torch.library.opcheck(backward, (None, total, y, kept, *arguments, True), test_utils=("test_schema", *FAKE))
+    torch.library.opcheck(backward, (y, None, y, kept, *arguments, False), test_utils=FAKE)
 
 
 def test_coupling_stack_in_transforms_and_compiled_graphs():
