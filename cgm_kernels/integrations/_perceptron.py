@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 from normflows import nets
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ._flows import plain, refuse_hooks, select
+from ._flows import refuse_hooks
 from ._library import PassOn
 
 
@@ -21,33 +20,37 @@ class Perceptron(NamedTuple):
     def takes(self, n_inputs: int, n_outputs: int) -> bool:
         return self.weights[0].shape[1] == n_inputs and len(self.weights[-1]) == n_outputs
 
-    def part(self, x: Tensor, inputs: slice | Tensor, outputs: slice | Tensor) -> Tensor:
-        """``outputs`` of the perceptron of x (B, D) whose other features than ``inputs`` are zero."""
-        weights, biases = list(self.weights), list(self.biases)
-        weights[0] = select(weights[0], inputs, 1)
-        weights[-1], biases[-1] = select(weights[-1], outputs, 0), select(biases[-1], outputs, 0)
-        hidden = F.linear(select(x, inputs, 1), weights[0], biases[0])
-        for weight, bias in zip(weights[1:], biases[1:], strict=True):
-            hidden = F.linear(hidden.relu(), weight, bias)
-        return hidden
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self.weights + self.biases
 
 
-def perceptron(network: Any, x: Tensor) -> Perceptron | None:
+def perceptron(network: Any) -> Perceptron | None:
     """The layers of normflows' MLP; None for another network, and where running its modules would do more."""
-    if type(network) is not nets.MLP or type(network.net) is not nn.Sequential:
+    if type(network) is not nets.MLP:
         return None
-    modules: list[Any] = list(network.net._modules.values())
+    inner = vars(network)["_modules"].get("net")
+    if type(inner) is not nn.Sequential:
+        return None
+    modules: list[Any] = list(inner._modules.values())
     linears, activations = modules[0::2], modules[1::2]
-    if len(linears) != len(activations) + 1 or any(type(linear) is not nn.Linear for linear in linears):
+    if len(linears) != len(activations) + 1:
         return None
-    if any(type(one) is not nn.LeakyReLU or one.negative_slope != 0.0 for one in activations):
-        return None
-    if any(linear.bias is None for linear in linears):
-        return None
-    found = Perceptron([linear.weight for linear in linears], [linear.bias for linear in linears])
+    for one in activations:
+        if type(one) is not nn.LeakyReLU or one.negative_slope != 0.0:
+            return None
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    for linear in linears:
+        if type(linear) is not nn.Linear:
+            return None
+        weight, bias = linear._parameters.get("weight"), linear._parameters.get("bias")
+        if weight is None or bias is None:
+            return None
+        weights.append(weight)
+        biases.append(bias)
     try:
         refuse_hooks(network)
-        plain(x, *found.weights, *found.biases)
     except PassOn:
         return None
-    return found
+    return Perceptron(weights, biases)

@@ -4,10 +4,10 @@ What stays with normflows, each for a reason named in the report: subclasses and
 layers are recognised by their exact class), couplings without a scale, masks that are not 0 and 1, inputs that are not
 plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse where the network has batch
 normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
-initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, those in a row (swaps of the halves
-between them) in one call of the flow's method, and a masked coupling computes only the outputs of its networks that its
-mask leaves. Second derivatives of a routed call are an error that names ``use_backend("reference")``, under which they
-are available.
+initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, those in a row in one call of the
+flow's method: couplings of halves with swaps of these between them, and masked ones, of a mask and its complement,
+whose networks compute only what the mask leaves. Second derivatives of a routed call are an error that names
+``use_backend("reference")``, under which they are available.
 """
 
 from __future__ import annotations
@@ -27,23 +27,18 @@ from ..coupling.masked_affine import masked_mlp_affine
 from ..coupling.mlp import affine_coupling_stack
 from ..coupling.op import affine_coupling, affine_coupling_inverse
 from ._flows import (
-    as_slice,
     autoregressive,
     couple,
-    couple_by,
     parameters_of,
     plain,
-    remembered,
-    select,
     version_check,
 )
 from ._library import Library, PassOn
 from ._made import fold_first
 from ._made import layers as made_layers
-from ._normflows_couplings import coupling_layer, joined, parts_of, scale_of
-from ._perceptron import perceptron
-
-_MANY_ROWS = 1024  # from which computing half of the outputs saves more than choosing them costs
+from ._normflows_couplings import BlockRow, coupling_layer, parts_of, scale_of
+from ._normflows_masked import MaskedRow, masked_flow
+from ._normflows_rows import joined
 
 
 def _coupling(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
@@ -88,49 +83,6 @@ def _block(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
         return couple(z, parameters, moved, "interleaved_shift_scale", inverse=inverse, **scale)
     part, log_det = _moved(z[:, moved], parameters, coupling.scale_map, scale, inverse)
     return torch.slice_scatter(z, part, 1, moved.start, moved.stop), log_det
-
-
-def _masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
-    """y = b·x + (1 − b)(x·e^s + t); networks that are not finite make it NaN, as in normflows."""
-    plain(z, self.b)
-    if z.dim() < 2 or z.shape[1:] != self.b.shape[1:]:
-        raise PassOn("shape")
-    halves = remembered(self, (self.b,), _halves)
-    if halves is None:
-        raise PassOn("a mask that is not 0 and 1")
-    networks = self.s, self.t
-    if z.dim() == 2 and len(z) >= _MANY_ROWS:
-        passed, moved = halves
-        log_scale, shift = (_half(network, z, self.b, passed, moved) for network in networks)
-        return couple_by(z, log_scale, shift, moved, inverse)
-    masked, free = self.b * z, 1 - self.b
-    log_scale, shift = (_finite(parameters_of(network, z, masked)) for network in networks)
-    if log_scale.shape != z.shape or shift.shape != z.shape:
-        raise PassOn("parameters of another shape")
-    return (affine_coupling_inverse if inverse else affine_coupling)(z, free * log_scale, free * shift)
-
-
-def _halves(mask: Tensor) -> tuple[slice | Tensor, slice | Tensor] | None:
-    """The features that pass and those that are transformed; None for a mask that is not 0 and 1."""
-    if not bool(((mask == 0) | (mask == 1)).all()):
-        return None
-    passes = mask.flatten() == 1
-    return as_slice(passes.nonzero().squeeze(-1)), as_slice((~passes).nonzero().squeeze(-1))
-
-
-def _half(network: Any, z: Tensor, mask: Tensor, passed: slice | Tensor, moved: slice | Tensor) -> Tensor:
-    """The transformed features of a network that is given those that pass, the others as zeros."""
-    layers = perceptron(network, z)
-    if layers is not None and layers.takes(z.shape[1], z.shape[1]):
-        return _finite(layers.part(z, passed, moved))
-    whole = parameters_of(network, z, mask * z)
-    if whole.shape != z.shape:
-        raise PassOn("parameters of another shape")
-    return _finite(select(whole, moved, 1))
-
-
-def _finite(value: Tensor) -> Tensor:
-    return value.nan_to_num(math.nan, math.nan, math.nan)
 
 
 def _constant(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
@@ -199,7 +151,7 @@ def _masked(operation: Callable[..., Any], self: Any, inputs: Any, context: Any)
 
 def _flow(original: Any, self: Any, **arguments: Any) -> Any:
     """The flow's own method on a flow whose couplings in a row are one layer."""
-    layers = joined(self.flows)
+    layers = joined(self.flows, (BlockRow, MaskedRow))
     if len(layers) == len(self.flows):
         raise PassOn(None)
     return original(types.SimpleNamespace(q0=self.q0, flows=layers), **arguments)
@@ -224,7 +176,7 @@ LIBRARY = Library(
         **_both(f"{_AFFINE}.coupling:CCAffineConst", _class_conditional),
         **_both(f"{_AFFINE}.coupling:AffineCoupling", _coupling),
         **_both(f"{_AFFINE}.coupling:AffineCouplingBlock", _block),
-        **_both(f"{_AFFINE}.coupling:MaskedAffineFlow", _masked_flow),
+        **_both(f"{_AFFINE}.coupling:MaskedAffineFlow", masked_flow),
         **_both("normflows.flows.normalization:ActNorm", _actnorm),
         **{f"normflows.core:NormalizingFlow.{name}": _flow for name in _FLOW_METHODS},
         f"{_AFFINE}.autoregressive:MaskedAffineAutoregressive.forward": _masked_forward,

@@ -55,8 +55,7 @@ def both(model, x, **rows):
 
 
 @pytest.mark.parametrize("rows", [5, 1100])
-def test_masked_realnvp(rows):
-    both(masked_realnvp(), draw(rows, 6, grad=True), MaskedAffineFlow=3)
+def test_masked_couplings_alone(rows):
     irregular = flow(flows.MaskedAffineFlow(torch.tensor([1.0, 0, 0, 1, 1, 0]), *(nets.MLP([6, 8, 6]) for _ in "ts")))
     both(irregular, draw(rows, 6, grad=True), MaskedAffineFlow=1)
     others = [torch.nn.Sequential(torch.nn.Linear(6, 6), torch.nn.Tanh()) for _ in "ts"]
@@ -64,6 +63,15 @@ def test_masked_realnvp(rows):
     torch.manual_seed(0)
     shifts = flow(flows.MaskedAffineFlow(torch.tensor([1.0, 0, 1, 0, 1, 0]), nets.MLP([6, 8, 6])))
     both(shifts, draw(rows, 6, grad=True), MaskedAffineFlow=1)
+
+
+def test_masked_couplings_of_images():
+    mask = torch.tensor([1.0, 0, 1, 0, 1, 0]).reshape(2, 3, 1).expand(2, 3, 2)
+    networks = [nets.MLP([2, 8, 2]) for _ in "ts"]  # along the last dimension
+    model = randomized(flows.MaskedAffineFlow(mask, *networks))
+    x = draw(4, 2, 3, 2, grad=True)
+    assert_ours(same(model, lambda m: m(x), x), MaskedAffineFlow_forward=1)
+    assert_ours(same(model, lambda m: m.inverse(x), x), MaskedAffineFlow_inverse=1)
 
 
 @pytest.mark.parametrize("mode", ["channel", "channel_inv"])
