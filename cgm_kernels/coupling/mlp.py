@@ -19,6 +19,7 @@ from .checks import together
 from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
 
+ADDITIVE = "none"
 FUSED = {"relu": 0, "tanh": 1}  # as TileActivation in mlp_kernels.h
 
 
@@ -66,9 +67,10 @@ def affine_coupling_mlp(
     Args:
         x: (B, D); with ``inverse`` it is the image, y.
         weights: W_k of shape (features of h_k, features of h_(k−1)), as of ``torch.nn.Linear``; ``biases``: b_k. The
-            last layer has 2k features for k transformed ones.
+            last layer has 2k features for k transformed ones; k under ``scale="none"``.
         split, log_det, inverse, scale, bound, offset, eps, layout: as in :func:`affine_coupling_event`; a slice must
-            leave a slice of features.
+            leave a slice of features. ``scale="none"`` is the additive coupling of NICE, σ = 1 and log-determinant 0
+            (Dinh et al. 2015): h_K holds the shifts alone.
         activation: relu, tanh, sigmoid, silu, gelu (exact), elu or softplus.
         conditioning: (B, features of h_1), as from a context: V c.
 
@@ -169,8 +171,9 @@ def _plain(layer: CouplingLayer, n_features: int) -> tuple[object, ...] | None:
     if step != 1 or act is None or len(layer.weights) != len(layer.biases):
         return None
     tensors = [part for pair in zip(layer.weights, layer.biases, strict=True) for part in pair]
-    kind, order = scales.INDEX.get(layer.scale, -1), layouts.INDEX.get(layer.layout, -1)
-    integers = (start, stop, order, kind, act, layer.inverse)
+    additive = layer.scale == ADDITIVE
+    kind, order = 0 if additive else scales.INDEX.get(layer.scale, -1), layouts.INDEX.get(layer.layout, -1)
+    integers = (start, stop, order, kind, act, layer.inverse, additive)
     return tensors, layer.conditioning, integers, (layer.bound, layer.offset, layer.eps)
 
 
@@ -180,19 +183,32 @@ def _composed(x: Tensor, layer: CouplingLayer, log_det: Tensor | None) -> tuple[
         raise ValueError(f"x must be (B, D): got shape {tuple(x.shape)}")
     choice("activation", layer.activation, ACTIVATIONS)
     passing = layouts.passing_part(layer.split, x.shape[1])
-    _check(x, passing, layer.weights, layer.biases, layer.conditioning)
+    _check(x, passing, layer.weights, layer.biases, layer.conditioning, layer.scale == ADDITIVE)
     h = F.linear(x[:, passing], layer.weights[0], layer.biases[0])
     h = h if layer.conditioning is None else h + layer.conditioning
     for weight, bias in zip(layer.weights[1:], layer.biases[1:], strict=True):
         h = F.linear(ACTIVATIONS[layer.activation](h), weight, bias)
+    if layer.scale == ADDITIVE:
+        return _shifted(x, h, layer, log_det)
     return affine_coupling_event(
         x, h, layer.split, log_det, inverse=layer.inverse, scale=layer.scale, bound=layer.bound,
         offset=layer.offset, eps=layer.eps, layout=layer.layout,
     )  # fmt: skip
 
 
+def _shifted(x: Tensor, shift: Tensor, layer: CouplingLayer, log_det: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The additive coupling, whose event and total are checked as those of an affine one with scale 1."""
+    parameters = torch.cat((torch.zeros_like(shift), shift), dim=1)
+    return affine_coupling_event(x, parameters, layer.split, log_det, inverse=layer.inverse)
+
+
 def _check(
-    x: Tensor, passing: slice, weights: Sequence[Tensor], biases: Sequence[Tensor], conditioning: Tensor | None
+    x: Tensor,
+    passing: slice,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    conditioning: Tensor | None,
+    additive: bool,
 ) -> None:
     if not weights or len(weights) != len(biases):
         raise ValueError(f"biases must be as many as weights, at least one: got {len(biases)} for {len(weights)}")
@@ -207,10 +223,11 @@ def _check(
         if bias.shape != (width,):
             raise ValueError(f"biases[{k}] must be ({width},): got {tuple(bias.shape)}")
     moved = x.shape[1] - n_passing
-    if width != 2 * moved:
+    if width != (moved if additive else 2 * moved):
+        expected = f"{moved} numbers, a shift" if additive else f"{2 * moved} numbers, a log-scale and a shift"
         raise ValueError(
-            f"weights[{len(weights) - 1}] must give {2 * moved} numbers, a log-scale and a shift for each of the "
-            f"{moved} features that split transforms: got {width}"
+            f"weights[{len(weights) - 1}] must give {expected} for each of the {moved} features that split "
+            f"transforms: got {width}"
         )
     if conditioning is not None:
         _like("conditioning", conditioning, x)

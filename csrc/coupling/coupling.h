@@ -25,7 +25,7 @@ std::optional<TwoTensors> affine_event(const at::Tensor& x, const at::Tensor& pa
 
 // A coupling layer with its perceptron: weights and biases in turn; what is added to the first layer's result; start,
 // stop, order, kind, activation and inverse; bound, offset and eps.
-using StackLayer = std::tuple<std::vector<at::Tensor>, OptionalTensor, std::array<int64_t, 6>, std::array<double, 3>>;
+using StackLayer = std::tuple<std::vector<at::Tensor>, OptionalTensor, std::array<int64_t, 7>, std::array<double, 3>>;
 std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const OptionalTensor& log_det,
                                                 std::vector<StackLayer> layers);
 

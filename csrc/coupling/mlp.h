@@ -17,12 +17,14 @@ namespace cgm::coupling {
 struct MlpOptions {
   Scale scale;
   TileActivation activation = TileActivation::relu;
+  bool additive = false;  // σ = 1, and the parameters are shifts alone
   bool inverse = false;
   bool residual =
       false;  // behind the first layer, pairs of them are h ← h + W₂ a(W₁ a(h) + b₁) + b₂; the last has no a
   int64_t start = 0, count = 0, order = 0;   // the transformed features, and the layout of the parameters
   int64_t input_start = 0, input_count = 0;  // what the network reads: the features that pass; all where it is masked
 
+  int64_t outputs() const { return additive ? count : 2 * count; }
   bool masked() const { return input_start == start && input_count == count; }
 };
 
@@ -74,6 +76,10 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std
 // they are not wanted.
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
                          const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers);
+
+// The same in operators that the dispatcher knows, for batched and traced gradients.
+MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
+                              const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers);
 
 // The side of a layer that its backward reads: what it made of x where it is an inverse, else what it was given. A
 // network's input is in both, but a masked one's, which reads what its layer was given.

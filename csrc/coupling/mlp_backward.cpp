@@ -96,6 +96,7 @@ class Backward {
   void couple(size_t s, int64_t row, int64_t rows, const Rows<const scalar_t>& grad_y, const Rows<scalar_t>& grad_x,
               const Rows<scalar_t>& grad_parameters) const {
     const auto& options = stages_[s].options;
+    if (options.additive) return couple_additive(options, rows, grad_y, grad_x, grad_parameters);
     const ParameterPlace at(options.order, options.count);
     const auto given = rows_of<scalar_t>(forward_.stages[s].parameters, row);
     AffineRowsBackward<scalar_t, scalar_t> problem;
@@ -113,6 +114,17 @@ class Backward {
     problem.grad_shift = as_matrix(grad_parameters, at.shift_at, at.step);
     problem.passing = passing<scalar_t>(grad_y, grad_x, options);
     affine_rows_backward_cpu(problem, serial());
+  }
+
+  void couple_additive(const MlpOptions& options, int64_t rows, const Rows<const scalar_t>& grad_y,
+                       const Rows<scalar_t>& grad_x, const Rows<scalar_t>& grad_shift) const {
+    const scalar_t sign = options.inverse ? -1 : 1;
+    for (int64_t i = 0; i < rows; ++i) {
+      const scalar_t* from = grad_y.data + i * grad_y.row;
+      for (int64_t j = 0; j < options.count; ++j)
+        grad_shift.data[i * grad_shift.row + j] = sign * from[options.start + j];
+      if (grad_x.data != grad_y.data) std::copy(from, from + grad_y.cols, grad_x.data + i * grad_x.row);
+    }
   }
 
   const at::Tensor &grad_y_, &grad_log_det_;

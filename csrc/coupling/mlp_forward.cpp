@@ -78,6 +78,10 @@ class Forward {
   void couple(size_t s, int64_t row, int64_t rows, const Rows<const scalar_t>& event,
               const Rows<const scalar_t>& parameters, const Rows<scalar_t>& to) const {
     const auto& options = stages_[s].options;
+    if (options.additive) {
+      add_shifts(rows, event, parameters, to, options);
+      return keep_log_det(s, row, rows);
+    }
     const ParameterPlace at(options.order, options.count);
     AffineRows<scalar_t, scalar_t> problem;
     problem.rows = rows, problem.cols = options.count;
@@ -95,6 +99,15 @@ class Forward {
       problem.log_det_before = log_det_.template const_data_ptr<scalar_t>() + row * log_det_.stride(0);
     }
     affine_rows_cpu(problem, serial());
+  }
+
+  // A layer that keeps volumes: only the first has to write what was given.
+  void keep_log_det(size_t s, int64_t row, int64_t rows) const {
+    if (s > 0) return;
+    auto* to = result_.log_det.template mutable_data_ptr<scalar_t>() + row;
+    if (!log_det_.defined()) return std::fill(to, to + rows, scalar_t(0)), void();
+    const auto* from = log_det_.template const_data_ptr<scalar_t>();
+    for (int64_t i = 0; i < rows; ++i) to[i] = from[(row + i) * log_det_.stride(0)];
   }
 
   const at::Tensor &x_, &log_det_;

@@ -1,8 +1,4 @@
 // Eager autograd of whole coupling and masked layers; all but plain eager calls is composed of its parts in Python.
-#include <ATen/TensorOperators.h>
-#include <ATen/ops/constant_pad_nd.h>
-#include <ATen/ops/matmul.h>
-#include <ATen/ops/threshold_backward.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -11,7 +7,6 @@
 
 #include "common/double_backward.h"
 #include "common/fast_path.h"
-#include "common/registered.h"
 #include "coupling/mlp.h"
 
 namespace cgm::coupling {
@@ -22,50 +17,6 @@ using torch::autograd::variable_list;
 
 constexpr int64_t most_features = 1024;  // beyond, products with all threads at once are as good
 
-// mlp_backward of one layer in operators that the dispatcher knows, for batched and traced gradients; gives grad_x.
-at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& kept,
-                          const at::Tensor& read, const StageKept& forward, const Stage& stage,
-                          StageGradients& result) {
-  const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
-  static const auto couple = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
-  const auto& options = stage.options;
-  const auto& scale = options.scale;
-  auto [grad_x, grad] = couple(optional(grad_y), optional(grad_log_det), kept, forward.parameters, options.start,
-                               options.count, int64_t{1}, options.order, static_cast<int64_t>(scale.kind), scale.bound,
-                               scale.offset, scale.eps, options.inverse);
-  result.layers.resize(stage.layers.size());
-  at::Tensor passes;  // the gradient of what passes residual blocks
-  for (size_t l = stage.depth(); l-- > 0;) {
-    const auto input = l == 0 ? read.narrow(1, options.input_start, options.input_count) : forward.hidden[l - 1];
-    result.layers[2 * l] = grad.t().matmul(input), result.layers[2 * l + 1] = grad.sum(0);
-    if (l == 0 && stage.conditioned) result.conditioning = grad;
-    grad = grad.matmul(stage.weight(l));
-    if (l == 0) break;
-    const auto& h = forward.hidden[l - 1];
-    if (stage.bent(l - 1))
-      grad = options.activation == TileActivation::relu ? at::threshold_backward(grad, h, 0) : grad * (1 - h * h);
-    if (!stage.joins(l - 1)) continue;
-    if (passes.defined()) grad = grad + passes;
-    passes = grad;
-  }
-  const int64_t behind = kept.size(1) - options.input_start - options.input_count;
-  return grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
-}
-
-MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
-                              const MlpForward& forward, const std::vector<Stage>& stages, bool) {
-  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
-  MlpBackward result;
-  result.stages.resize(stages.size());
-  result.grad_x = grad_y;
-  for (size_t s = stages.size(); s-- > 0;) {
-    const auto &kept = kept_event(x, forward, stages, s), &read = kept_event(x, forward, stages, s, true);
-    result.grad_x =
-        composed_stage(result.grad_x, grad_log_det, kept, read, forward.stages[s], stages[s], result.stages[s]);
-  }
-  return result;
-}
-
 // Stages as what an autograd node may hold: tensors, integers and numbers.
 struct Packed {
   variable_list tensors;
@@ -75,16 +26,16 @@ struct Packed {
   void add(const Stage& stage) {
     const auto& options = stage.options;
     const auto& scale = options.scale;
-    integers.insert(integers.end(),
-                    {static_cast<int64_t>(scale.kind), static_cast<int64_t>(options.activation), options.inverse,
-                     options.residual, options.start, options.count, options.order, options.input_start,
-                     options.input_count, static_cast<int64_t>(stage.layers.size()), stage.conditioned});
+    integers.insert(integers.end(), {static_cast<int64_t>(scale.kind), static_cast<int64_t>(options.activation),
+                                     options.inverse, options.residual, options.additive, options.start, options.count,
+                                     options.order, options.input_start, options.input_count,
+                                     static_cast<int64_t>(stage.layers.size()), stage.conditioned});
     numbers.insert(numbers.end(), {scale.bound, scale.offset, scale.eps});
     tensors.insert(tensors.end(), stage.layers.begin(), stage.layers.end());
   }
 };
 
-constexpr size_t packed_integers = 11, packed_numbers = 3;
+constexpr size_t packed_integers = 12, packed_numbers = 3;
 
 std::vector<Stage> unpacked(variable_list::const_iterator tensor, const std::vector<int64_t>& integers,
                             const std::vector<double>& numbers) {
@@ -96,11 +47,12 @@ std::vector<Stage> unpacked(variable_list::const_iterator tensor, const std::vec
     options.scale = {static_cast<ScaleKind>(from[0]), with[0], with[1], with[2]};
     options.activation = static_cast<TileActivation>(from[1]), options.inverse = from[2] != 0;
     options.residual = from[3] != 0;
-    options.start = from[4], options.count = from[5], options.order = from[6];
-    options.input_start = from[7], options.input_count = from[8];
-    stages[s].layers.assign(tensor, tensor + from[9]);
-    stages[s].conditioned = from[10] != 0;
-    tensor += from[9];
+    options.additive = from[4] != 0;
+    options.start = from[5], options.count = from[6], options.order = from[7];
+    options.input_start = from[8], options.input_count = from[9];
+    stages[s].layers.assign(tensor, tensor + from[10]);
+    stages[s].conditioned = from[11] != 0;
+    tensor += from[10];
   }
   return stages;
 }
@@ -213,7 +165,7 @@ bool right_options(const MlpOptions& options, int64_t kind, int64_t activation) 
 
 bool right_stage(const at::Tensor& x, const Stage& stage) {
   const auto& added = stage.conditioning;
-  if (!right_layers(x, stage.layers, stage.options.input_count, 2 * stage.options.count)) return false;
+  if (!right_layers(x, stage.layers, stage.options.input_count, stage.options.outputs())) return false;
   if (stage.options.residual && stage.depth() % 2 != 0) return false;
   for (size_t l = 0; l < stage.depth(); ++l)
     if (stage.joins(l) && stage.weight(l).size(0) != stage.weight(0).size(0)) return false;
@@ -266,10 +218,11 @@ std::optional<TwoTensors> affine_coupling_stack(const at::Tensor& x, const Optio
   std::vector<Stage> stages(layers.size());
   for (size_t s = 0; s < stages.size(); ++s) {
     auto& [tensors, conditioning, integers, numbers] = layers[s];
-    const auto [start, stop, order, kind, activation, inverse] = integers;
+    const auto [start, stop, order, kind, activation, inverse, additive] = integers;
     auto& options = stages[s].options;
     options.scale = {static_cast<ScaleKind>(kind), numbers[0], numbers[1], numbers[2]};
     options.activation = static_cast<TileActivation>(activation), options.inverse = inverse != 0;
+    options.additive = additive != 0;
     options.start = start, options.count = stop - start, options.order = order;
     if (!right_options(options, kind, activation)) return {};
     if (start < 0 || stop > width || stop <= start || (start != 0 && stop != width) || stop - start == width) return {};

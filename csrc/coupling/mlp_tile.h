@@ -75,6 +75,22 @@ Matrix<scalar_t> as_matrix(const Rows<scalar_t>& rows, int64_t start, int64_t st
   return {rows.data + start, rows.row, step};
 }
 
+// An additive coupling's y = x ± t, of the features transformed; the rest of the event passes.
+template <typename scalar_t>
+void add_shifts(int64_t rows, const Rows<const scalar_t>& x, const Rows<const scalar_t>& shift, const Rows<scalar_t>& y,
+                const MlpOptions& options) {
+  const scalar_t sign = options.inverse ? -1 : 1;
+  const int64_t start = options.start, end = start + options.count;
+  for (int64_t i = 0; i < rows; ++i) {
+    const scalar_t *from = x.data + i * x.row, *added = shift.data + i * shift.row;
+    scalar_t* to = y.data + i * y.row;
+    for (int64_t j = start; j < end; ++j) to[j] = from[j] + sign * added[j - start];
+    if (from == to) continue;
+    std::copy(from, from + start, to);
+    std::copy(from + end, from + x.cols, to + end);
+  }
+}
+
 // The features that pass a coupling, from one event to the next; in place there is nothing to do.
 template <typename scalar_t>
 Passing<scalar_t> passing(const Rows<const scalar_t>& from, const Rows<scalar_t>& to, const MlpOptions& options) {

@@ -16,7 +16,9 @@ OPTIONS = [
     dict(scale="exp", inverse=True, layout="interleaved_shift_scale"),
     dict(scale="softclip", activation="tanh", layout="shift_scale"),
     dict(scale="gate", inverse=True),
+    dict(scale="none"),
 ]
+ADDITIVE = [dict(scale="none", activation="tanh"), dict(scale="none", inverse=True)]
 
 
 def draw(size, batch, n_layers, hidden=(16, 9), conditioned=(), dtype=torch.float64, seed=0):
@@ -44,11 +46,15 @@ def leaves_of(x, log_det, layers):
 
 
 def stacked(size, layers, options=OPTIONS):
-    half = size // 2
-    return [
-        CouplingLayer(w, b, half if k % 2 == 0 else slice(0, half), conditioning=c, **options[k % len(options)])
-        for k, (w, b, c) in enumerate(layers)
-    ]
+    half, result = size // 2, []
+    for k, (weights, biases, conditioning) in enumerate(layers):
+        chosen = options[k % len(options)]
+        if chosen["scale"] == "none":
+            n_shifts = len(biases[-1]) // 2
+            weights, biases = [*weights[:-1], weights[-1][:n_shifts]], [*biases[:-1], biases[-1][:n_shifts]]
+        split = half if k % 2 == 0 else slice(0, half)
+        result.append(CouplingLayer(weights, biases, split, conditioning=conditioning, **chosen))
+    return result
 
 
 def one_by_one(x, layers, log_det):
@@ -94,6 +100,39 @@ def test_values_and_gradients(pair, batch, size, hidden, dtype):
     for one, true, eager in zip(actual, exact, plain, strict=True):
         assert_as_accurate(one, true, eager)
     assert ("CouplingMlp" in node) == (backend == "native")
+
+
+@pytest.mark.parametrize("batch", [0, 1, 1500])
+@pytest.mark.parametrize("backend", ["reference", *(pair.values[0][0] for pair in NATIVE)])
+def test_additive_layers_are_the_formula(backend, batch):
+    x, log_det, layers = draw(7, batch, 3, (32, 5), conditioned=(1,))
+    leaves = [leaf.requires_grad_() for leaf in leaves_of(x, log_det, layers)]
+    y = x
+    for k, (weights, biases, conditioning) in enumerate(layers):
+        first, second = y[:, :3], y[:, 3:]
+        h, moved = (first, second) if k % 2 == 0 else (second, first)
+        for number, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            h = torch.nn.functional.linear(h, weight, bias)
+            h = h + conditioning if number == 0 and conditioning is not None else h
+            h = h if number == 2 else h.tanh() if k % 2 == 0 else h.relu()
+        shift = h[:, : moved.shape[1]]
+        moved = moved + shift if k % 2 == 0 else moved - shift
+        y = torch.cat((first, moved) if k % 2 == 0 else (moved, second), 1)
+    with cgm_kernels.use_backend(backend):
+        found, total = affine_coupling_stack(x, stacked(7, layers, ADDITIVE), log_det)
+        with torch.no_grad():
+            alone, nothing = affine_coupling_stack(x, stacked(7, layers, ADDITIVE))
+    torch.testing.assert_close([found, total, alone], [y, log_det, y])
+    assert torch.equal(nothing, torch.zeros_like(log_det))
+    found_grads, grads = (
+        torch.autograd.grad(out.sin().sum(), leaves, retain_graph=True, allow_unused=True) for out in (found, y)
+    )
+    for leaf, one, other in zip(leaves, found_grads, grads, strict=True):
+        torch.testing.assert_close(*(torch.zeros_like(leaf) if grad is None else grad for grad in (one, other)))
+    vectors = torch.randn(2, *y.shape, dtype=y.dtype)
+    batched = torch.autograd.grad(found, leaves[:1], vectors, is_grads_batched=True, retain_graph=True)
+    expected = torch.autograd.grad(y, leaves[:1], vectors, is_grads_batched=True)
+    torch.testing.assert_close(batched, expected)
 
 
 @pytest.mark.parametrize("pair", NATIVE)

@@ -53,16 +53,7 @@ class AffineCoupling(Transform):
         return self._fused(x, context, inverse) if own else None
 
     def _fused(self, x: Tensor, context: Tensor | None, inverse: bool) -> CouplingLayer | None:
-        conditioner = self.conditioner
-        if type(conditioner) is not MLP or x.ndim != 2 or conditioner.activation_name not in MLP_ACTIVATIONS:
-            return None
-        layers = conditioner.plain_layers()
-        if layers is None:
-            return None
-        return CouplingLayer(
-            [layer.weight for layer in layers], [layer.bias for layer in layers], self.split,
-            conditioner.activation_name, conditioner.input.conditioning(context), inverse, self.scale, self.bound,
-        )  # fmt: skip
+        return fused(self.conditioner, self.split, x, context, inverse, self.scale, self.bound)
 
 
 class AdditiveCoupling(Transform):
@@ -74,7 +65,7 @@ class AdditiveCoupling(Transform):
     def __init__(self, conditioner: nn.Module, split: int | slice) -> None:
         super().__init__()
         self.conditioner = conditioner
-        self.halves = Halves(split)
+        self.split, self.halves = split, Halves(split)
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self.accumulate(z, context, None, inverse=False)
@@ -85,10 +76,41 @@ class AdditiveCoupling(Transform):
     def accumulate(
         self, x: Tensor, context: Tensor | None, log_det: Tensor | None, *, inverse: bool
     ) -> tuple[Tensor, Tensor]:
+        layer = self._fused(x, context, inverse)
+        if layer is not None:
+            return affine_coupling_stack(x, [layer], log_det)
         passed, moved = self.halves.cut(x)
         moved = torch.add(moved, self.conditioner(passed, context), alpha=-1 if inverse else 1)
         y = self.halves.join(passed, moved)
         return y, x.new_zeros(len(x)) if log_det is None else log_det
+
+    def coupling_layer(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> CouplingLayer | None:
+        own = type(self).accumulate is AdditiveCoupling.accumulate and "accumulate" not in vars(self)
+        return self._fused(x, context, inverse) if own else None
+
+    def _fused(self, x: Tensor, context: Tensor | None, inverse: bool) -> CouplingLayer | None:
+        return fused(self.conditioner, self.split, x, context, inverse, "none")
+
+
+def fused(
+    conditioner: nn.Module,
+    split: int | slice,
+    x: Tensor,
+    context: Tensor | None,
+    inverse: bool,
+    scale: str,
+    bound: float = 2.0,
+) -> CouplingLayer | None:
+    """A coupling of vectors with its conditioner, where that is a perceptron that the kernels take."""
+    if type(conditioner) is not MLP or x.ndim != 2 or conditioner.activation_name not in MLP_ACTIVATIONS:
+        return None
+    layers = conditioner.plain_layers()
+    if layers is None:
+        return None
+    return CouplingLayer(
+        [layer.weight for layer in layers], [layer.bias for layer in layers], split,
+        conditioner.activation_name, conditioner.input.conditioning(context), inverse, scale, bound,
+    )  # fmt: skip
 
 
 class Halves:
