@@ -159,7 +159,7 @@ def autoregressive(map: Callable[..., tuple[Tensor, Tensor]], *args: Any, **opti
     composition.
     """
     by_row = any(bias is not None and bias.dim() > 1 for bias in options["biases"])
-    if map is masked_mlp_affine and options["residual"] and by_row:
+    if map is masked_mlp_affine and options.get("residual") and by_row:
         raise PassOn("residual blocks with a context")
     try:
         return map(*args, **options)
