@@ -2,16 +2,19 @@
 
 y = b·x + (1 − b)(x·e^s + t) is two layers of what b leaves, x·e^s and then the shift by t, with the networks s and t
 without the inputs and outputs that b makes zero. The features that the first mask passes are brought to the front once
-for the whole row. As in normflows s and t that are not finite make y NaN: a row with such numbers is computed in turn.
+for the whole row, in which constant layers may stand between the couplings. As in normflows s and t that are not finite
+make y NaN: a row with such numbers is computed in turn.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from normflows.flows import normalization
 from normflows.flows.affine import coupling as coupling_source
 from torch import Tensor
 from torch.nn import functional as F
@@ -156,46 +159,94 @@ def _moved(tensors: Tensor, part: _Part) -> Tensor:
     return F.pad(select(tensors, part.mask.moved, 1), ends if tensors.dim() == 2 else (0, 0, *ends))
 
 
+class _Constant(NamedTuple):
+    """A scale by e^s and a shift by t of each feature, both (1, D)."""
+
+    log_scale: Tensor
+    shift: Tensor
+
+
 class MaskedRow(Row):
-    """Masked couplings under perceptrons whose masks are one and its complement."""
+    """Masked couplings under perceptrons, of one mask and its complement, and constant layers behind them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._parts: list[_Part] = []
+        self._steps: list[_Part | _Constant] = []
+        self._masks: list[_Mask] = []
 
     def take(self, flow: Any) -> bool:
-        if kind_of(flow) is not coupling_source.MaskedAffineFlow:
+        masked = kind_of(flow) is coupling_source.MaskedAffineFlow
+        found = self._masked(flow) if masked else self._constants(flow)
+        if not found:
             return False
+        self.flows.append(flow)
+        self._steps += found
+        self.n_couplings += masked
+        return True
+
+    def _masked(self, flow: Any) -> Sequence[_Part]:
         try:
             refuse_hooks(flow, inside=False)
             plain(flow.b)
         except PassOn:
-            return False
+            return []
         found = _parts_of(flow)
-        if not found or (self._parts and found[0].mask.passes not in self._parts[0].mask[:2]):
-            return False
-        self.flows.append(flow)
-        self._parts += found
-        self.n_couplings += 1
-        return True
+        if not found or (self._masks and found[0].mask.passes not in self._masks[0][:2]):
+            return []
+        self._masks.append(found[0].mask)
+        return found
+
+    def _constants(self, flow: Any) -> Sequence[_Constant]:
+        kind = kind_of(flow)
+        if not self._masks or kind not in (normalization.ActNorm, coupling_source.AffineConstFlow):
+            return []
+        try:
+            refuse_hooks(flow, inside=False)
+        except PassOn:
+            return []
+        if kind is normalization.ActNorm and not flow.data_dep_init_done > 0.0:  # its first batch is its own
+            return []
+        log_scale, shift = flow.s, flow.t
+        size = len(self._masks[0].passes)
+        return [_Constant(log_scale, shift)] if log_scale.shape == shift.shape == (1, size) else []
 
     def at_once(self, z: Tensor, inverse: bool) -> tuple[Tensor, Tensor] | None:
         if not self._fits(z):
             return None
-        mask = self._parts[0].mask
-        layers = _layers(self._parts[::-1] if inverse else self._parts, inverse)
-        y, log_det = affine_coupling_stack(z if mask.order is None else z.index_select(1, mask.order), layers)
+        order, back = self._masks[0].order, self._masks[0].back
+        y, log_det = self._ordered(z if order is None else z.index_select(1, order), inverse)
         if not math.isfinite((y.detach().sum() + log_det.detach().sum()).item()):
             return None
-        return y if mask.back is None else y.index_select(1, mask.back), log_det
+        return y if back is None else y.index_select(1, back), log_det
+
+    def _ordered(self, z: Tensor, inverse: bool) -> tuple[Tensor, Any]:
+        """The steps on events whose halves lie one behind the other: the parts between two constant layers at once."""
+        steps = self._steps[::-1] if inverse else self._steps
+        layers = iter(_layers([step for step in steps if isinstance(step, _Part)], inverse))
+        log_det: Any = None
+        for are_parts, group in itertools.groupby(steps, lambda step: isinstance(step, _Part)):
+            if are_parts:
+                z, log_det = affine_coupling_stack(z, [next(layers) for _ in group], log_det)
+                continue
+            for step in group:
+                z, own = self._scale_and_shift(z, step, inverse)
+                log_det = own if log_det is None else log_det + own
+        return z, log_det
+
+    def _scale_and_shift(self, z: Tensor, constants: Any, inverse: bool) -> tuple[Tensor, Tensor]:
+        order = self._masks[0].order
+        log_scale, shift = constants if order is None else (one.index_select(1, order) for one in constants)
+        return (affine_coupling_inverse if inverse else affine_coupling)(z, log_scale, shift)
 
     def _fits(self, z: Tensor) -> bool:
-        networks = [part.network for part in self._parts]
+        networks = [step.network for step in self._steps if isinstance(step, _Part)]
+        tensors = [one for step in self._steps if isinstance(step, _Constant) for one in step]
+        tensors += [flow.b for flow in self.flows if kind_of(flow) is coupling_source.MaskedAffineFlow]
         try:
-            plain(z, *(flow.b for flow in self.flows), *(one for network in networks for one in network.tensors))
+            plain(z, *tensors, *(one for network in networks for one in network.tensors))
         except PassOn:
             return False
-        if z.dim() != 2 or z.shape[1] != len(self._parts[0].mask.passes):
+        if z.dim() != 2 or z.shape[1] != len(self._masks[0].passes):
             return False
         if z.is_cuda and torch.cuda.is_current_stream_capturing():  # a graph cannot look whether numbers are finite
             return False

@@ -101,6 +101,36 @@ def test_rows_end_where_another_layer_or_mask_stands():
     assert_ours(same(both, lambda m: m.log_prob(x), x), NormalizingFlow_log_prob=1)
 
 
+@pytest.mark.parametrize("mask", ["alternating", "halves"])
+def test_constant_layers_go_with_the_row(mask):
+    torch.manual_seed(0)
+    mask, x = torch.tensor(MASKS[mask]), draw(20)
+    layers = [masked(mask), flows.ActNorm(7), flows.AffineConstFlow(7, shift=False), masked(1 - mask), flows.ActNorm(7)]
+    model = flow(*layers)
+    model.forward(x.detach())  # actnorm initialises itself
+    assert_ours(same(model, lambda m: m.log_prob(x), x), NormalizingFlow_log_prob=1)
+    assert_ours(same(model, lambda m: list(m.sample(20))), NormalizingFlow_sample=1)
+    scalar = flow(masked(mask), flows.AffineConstFlow(1), masked(1 - mask), flows.ActNorm(7))
+    scalar.forward(x.detach())
+    found = same(scalar, lambda m: m.log_prob(x), x)  # ends the row
+    assert_ours(found, MaskedAffineFlow_inverse=2, AffineConstFlow_inverse=1, ActNorm_inverse=1)
+
+
+@pytest.mark.parametrize("name", ["log_prob", "sample"])
+def test_actnorm_initialises_itself(name):
+    torch.manual_seed(0)
+    mask, x = torch.tensor(ALTERNATING), draw(20)
+    theirs, ours = (flow(masked(mask), flows.ActNorm(7), masked(1 - mask), flows.ActNorm(7)) for _ in range(2))
+    ours.load_state_dict(theirs.state_dict())
+    with cgm_kernels.accelerate(ours):
+        for _ in range(2):
+            torch.testing.assert_close(
+                outcome(ours, lambda m: CALLS[name](m, x), x), outcome(theirs, lambda m: CALLS[name](m, x), x)
+            )
+        assert counts()[f"normflows.NormalizingFlow.{name}"].ours == 1
+    torch.testing.assert_close(dict(ours.state_dict()), dict(theirs.state_dict()))
+
+
 @pytest.mark.parametrize(
     "make",
     [
