@@ -64,7 +64,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         steps_per_loss: steps of the flow in every call of the loss.
         end_fraction: the share of the regression that is at the end of the flow rather than at random times.
         law_after: calls of the loss in the first stage; None for no second one.
-        regression_weight: ρ of the second stage.
+        regression_weight: ρ of the second stage. With a smaller one the map is a little nearer to the data at the end of
+            the flow and further from the particles before it.
         n_points: particles in the regression of the first stage (of the second an eighth), and base points whose law
             is compared in every call of the loss; with context it is compared over as many as the data have.
         even_samples: take scrambled Sobol points for the base (:func:`neural_base.even_points`), in learning and in
@@ -101,7 +102,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         steps_per_loss: int = 2,
         end_fraction: float = 0.5,
         law_after: int | None = 1000,
-        regression_weight: float = 0.001,
+        regression_weight: float = 0.01,
         n_points: int = 2048,
         even_samples: bool = True,
         context_scale: float = 2.0,
