@@ -64,8 +64,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         steps_per_loss: steps of the flow in every call of the loss.
         end_fraction: the share of the regression that is at the end of the flow rather than at random times.
         law_after: calls of the loss in the first stage; None for no second one.
-        regression_weight: ρ of the second stage. With a smaller one the map is a little nearer to the data at the end of
-            the flow and further from the particles before it.
+        regression_weight: ρ of the second stage. With a smaller one the map is a little nearer to the data at the end
+            of the flow and further from the particles before it.
         n_points: particles in the regression of the first stage (of the second an eighth), and base points whose law
             is compared in every call of the loss; with context it is compared over as many as the data have.
         even_samples: take scrambled Sobol points for the base (:func:`neural_base.even_points`), in learning and in
