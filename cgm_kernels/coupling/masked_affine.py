@@ -108,6 +108,6 @@ def _fused(
         if context.dim() == 1:
             plain[0], conditioning = plain[0] + conditioning, None
         else:
-            conditioning = conditioning.reshape(len(x), -1)
+            conditioning = conditioning.reshape(len(x), len(weights[0]))
     layers = [part for layer in zip(weights, plain, strict=True) for part in layer]
     return _C.masked_mlp_affine(x, layers, conditioning, *place, FUSED[activation], inverse, residual)

@@ -10,7 +10,8 @@ constexpr int product_vector_bytes = 32, product_vectors = 2;
 constexpr int product_vector_bytes = 16, product_vectors = 2;
 #endif
 
-// The rows of a block that is some vectors wide, as the registers allow, and of the blocks that take what is left.
+// The rows of a block that is some vectors wide, as the registers allow; what is left over goes to blocks of 6, 4, 2
+// and 1 rows.
 constexpr int product_rows(int vectors) { return vectors == product_vectors ? 6 : 12; }
 constexpr int fewer_rows(int rows) { return rows == 12 ? 6 : rows == 6 ? 4 : rows / 2; }
 

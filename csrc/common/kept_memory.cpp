@@ -7,19 +7,18 @@
 #include <ATen/EmptyTensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/Allocator.h>
-#include <c10/core/StorageImpl.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <mutex>
 #include <new>
-#include <vector>
 
 namespace cgm {
 namespace {
 
 constexpr size_t page = size_t(1) << 21, least_bytes = page / 2;
-constexpr size_t most_waiting = size_t(128) << 20;  // bytes
 
 struct Block {
   void* memory;
@@ -31,46 +30,58 @@ void release(Block* block) {
   delete block;
 }
 
-Block* fresh(size_t bytes) {
-  auto* block = new Block{::operator new(bytes, std::align_val_t(page)), bytes};
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-  madvise(block->memory, bytes, MADV_HUGEPAGE);  // advice only
-#endif
-  return block;
-}
-
-// Blocks that nobody uses, the last released at the end.
+// Blocks that nobody uses, the last released at the end. Nobody waits for the lock, which a child of fork may find held
+// for ever: who does not get it takes a fresh block, or releases the one it has.
 class Waiting {
  public:
   // The smallest block of at least so many bytes, if it is not much larger; null: none.
   Block* take(size_t bytes) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    auto best = blocks_.end();
-    for (auto block = blocks_.begin(); block != blocks_.end(); ++block)
-      if ((*block)->bytes >= bytes && (*block)->bytes <= bytes + bytes / 2)
-        if (best == blocks_.end() || (*block)->bytes <= (*best)->bytes) best = block;
-    if (best == blocks_.end()) return nullptr;
-    Block* found = *best;
-    blocks_.erase(best);
-    bytes_ -= found->bytes;
-    return found;
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock.owns_lock()) return nullptr;
+    size_t best = count_;
+    for (size_t k = 0; k < count_; ++k) {
+      const size_t found = blocks_[k]->bytes;
+      if (found >= bytes && found <= bytes + bytes / 2 && (best == count_ || found <= blocks_[best]->bytes)) best = k;
+    }
+    return best == count_ ? nullptr : remove(best);
+  }
+
+  // Null: none.
+  Block* any() {
+    const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    return lock.owns_lock() && count_ > 0 ? remove(0) : nullptr;
   }
 
   void give(Block* block) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    blocks_.push_back(block);
-    bytes_ += block->bytes;
-    while (bytes_ > most_waiting) {
-      bytes_ -= blocks_.front()->bytes;
-      release(blocks_.front());
-      blocks_.erase(blocks_.begin());
+    std::array<Block*, most_blocks> dropped;
+    size_t n_dropped = 0;
+    {
+      const std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+      if (!lock.owns_lock() || block->bytes > most_waiting) {
+        dropped[n_dropped++] = block;
+      } else {
+        while (count_ == most_blocks || bytes_ + block->bytes > most_waiting) dropped[n_dropped++] = remove(0);
+        blocks_[count_++] = block;
+        bytes_ += block->bytes;
+      }
     }
+    for (size_t k = 0; k < n_dropped; ++k) release(dropped[k]);
   }
 
  private:
+  static constexpr size_t most_waiting = size_t(128) << 20;  // bytes
+  static constexpr size_t most_blocks = most_waiting / page;
+
+  Block* remove(size_t index) {
+    Block* block = blocks_[index];
+    std::move(blocks_.begin() + index + 1, blocks_.begin() + count_--, blocks_.begin() + index);
+    bytes_ -= block->bytes;
+    return block;
+  }
+
   std::mutex mutex_;
-  std::vector<Block*> blocks_;
-  size_t bytes_ = 0;
+  std::array<Block*, most_blocks> blocks_{};
+  size_t count_ = 0, bytes_ = 0;
 };
 
 // Never destroyed: tensors may outlive what is static.
@@ -79,10 +90,27 @@ Waiting& waiting() {
   return *blocks;
 }
 
+void* try_memory(size_t bytes) { return ::operator new(bytes, std::align_val_t(page), std::nothrow); }
+
+// Where there is no memory, what waits is given back first; the error is that of PyTorch's own allocator.
+Block* fresh(size_t bytes) {
+  void* memory = try_memory(bytes);
+  for (Block* waits; memory == nullptr && (waits = waiting().any()) != nullptr;) {
+    release(waits);
+    memory = try_memory(bytes);
+  }
+  TORCH_CHECK(memory != nullptr, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes,
+              " bytes.");
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  madvise(memory, bytes, MADV_HUGEPAGE);  // advice only
+#endif
+  return new Block{memory, bytes};
+}
+
 class Recycling final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    const size_t rounded = (bytes + page - 1) / page * page;
+    const size_t rounded = (bytes / page + (bytes % page != 0)) * page;
     Block* block = waiting().take(rounded);
     if (block == nullptr) block = fresh(rounded);
     return {block->memory, block, [](void* given) { waiting().give(static_cast<Block*>(given)); }, at::kCPU};
@@ -104,7 +132,7 @@ at::Tensor kept_memory(at::IntArrayRef sizes, const at::TensorOptions& options) 
 at::Tensor matrix_of(const at::Tensor& block, int64_t offset, int64_t rows, int64_t cols) {
   auto result = at::detail::make_tensor<at::TensorImpl>(c10::Storage(block.storage()), block.key_set(), block.dtype());
   auto* impl = result.unsafeGetTensorImpl();
-  impl->set_storage_offset(offset);
+  impl->set_storage_offset(block.storage_offset() + offset);
   impl->set_sizes_contiguous({rows, cols});
   return result;
 }

@@ -6,7 +6,7 @@
 
 namespace cgm {
 
-// As at::empty.
+// As at::empty, but for PyTorch's memory profiler and its filling of what is not initialised.
 at::Tensor kept_memory(at::IntArrayRef sizes, const at::TensorOptions& options);
 
 // A contiguous matrix of a block's numbers from `offset` on, without the dispatcher.

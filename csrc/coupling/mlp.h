@@ -19,8 +19,8 @@ struct MlpOptions {
   TileActivation activation = TileActivation::relu;
   bool additive = false;  // σ = 1, and the parameters are shifts alone
   bool inverse = false;
-  bool residual =
-      false;  // behind the first layer, pairs of them are h ← h + W₂ a(W₁ a(h) + b₁) + b₂; the last has no a
+  // Behind the first layer pairs of layers are h ← h + W₂ a(W₁ a(h) + b₁) + b₂; the last reads h itself.
+  bool residual = false;
   int64_t start = 0, count = 0, order = 0;   // the transformed features, and the layout of the parameters
   int64_t input_start = 0, input_count = 0;  // what the network reads: the features that pass; all where it is masked
 
@@ -38,10 +38,10 @@ struct Stage {
 
   size_t depth() const { return layers.size() / 2; }
   bool last(size_t layer) const { return layer + 1 == depth(); }
-  // Whether the layer's result is, or is added to, what passes the blocks of a residual network.
+  // Of a residual network: the layer's result is h (the first layer's), or is added to it.
   bool joins(size_t layer) const { return options.residual && layer % 2 == 0 && !last(layer); }
-  // Whether the next layer reads the activation of what this one gives.
-  bool bent(size_t layer) const { return !last(layer) && !(options.residual && last(layer + 1)); }
+  // Whether the next layer reads the activation of this one's result.
+  bool activates(size_t layer) const { return !last(layer) && !(options.residual && last(layer + 1)); }
   const at::Tensor& weight(size_t layer) const { return layers[2 * layer]; }
   const at::Tensor& bias(size_t layer) const { return layers[2 * layer + 1]; }
 };
@@ -53,7 +53,7 @@ struct StageKept {
 };
 
 struct MlpForward {
-  at::Tensor log_det;
+  at::Tensor log_det, kept;       // the block in which the stages' matrices lie
   std::vector<StageKept> stages;  // without `keep` only the last has its y
 
   const at::Tensor& y() const { return stages.back().y; }
@@ -71,6 +71,10 @@ struct MlpBackward {
 
 // `log_det` (rows) is added to the result, or undefined.
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& stages, bool keep);
+
+// What the stages keep, cut out of a block that a forward pass over (batch, event) left, but for the last y.
+std::vector<StageKept> cut_kept(const at::Tensor& block, const std::vector<Stage>& stages, int64_t batch,
+                                int64_t event);
 
 // Undefined gradients are zero. x and each y are undefined where no layer reads them; the gradients of the layers where
 // they are not wanted.

@@ -50,8 +50,8 @@ class Backward {
       add_weight_gradient<scalar_t>(rows, grad, input, sums[2 * l]);
       buffer = (buffer + 1) % (options.residual ? 3 : 2);
       const auto below = scratch.buffer(buffer, input.cols);
-      const bool joins = stage.joins(l - 1), bent = stage.bent(l - 1);
-      through(rows, grad, stage.weight(l), bent ? input : Rows<const scalar_t>(), options.activation,
+      const bool joins = stage.joins(l - 1), activates = stage.activates(l - 1);
+      through(rows, grad, stage.weight(l), activates ? input : Rows<const scalar_t>(), options.activation,
               joins ? passes : Rows<const scalar_t>(), below, sums[2 * l - 1]);
       if (joins) passes = below;
       grad = below;

@@ -40,7 +40,7 @@ at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_d
     grad = grad.matmul(stage.weight(l));
     if (l == 0) break;
     const auto& h = forward.hidden[l - 1];
-    if (stage.bent(l - 1))
+    if (stage.activates(l - 1))
       grad = options.activation == TileActivation::relu ? at::threshold_backward(grad, h, 0) : grad * (1 - h * h);
     if (!stage.joins(l - 1)) continue;
     if (passes.defined()) grad = grad + passes;

@@ -1,7 +1,10 @@
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 
+#include <utility>
+
 #include "common/at_parallel.h"
+#include "common/fast_path.h"
 #include "common/kept_memory.h"
 #include "common/large_output.h"
 #include "coupling/mlp_tile.h"
@@ -56,18 +59,18 @@ class Forward {
   void layer(size_t s, size_t l, int64_t row, int64_t rows, const Rows<const scalar_t>& in, const Rows<scalar_t>& sum,
              const Rows<scalar_t>& out) const {
     const Stage& stage = stages_[s];
-    const bool added = l == 0 && stage.conditioned, joins = stage.joins(l), bent = stage.bent(l);
+    const bool added = l == 0 && stage.conditioned, joins = stage.joins(l), activates = stage.activates(l);
     const auto* bias = stage.bias(l).template const_data_ptr<scalar_t>();
-    const bool all_at_once = !added && !joins && (!bent || stage.options.activation == TileActivation::relu);
+    const bool all_at_once = !added && !joins && (!activates || stage.options.activation == TileActivation::relu);
     if (all_at_once && takes<scalar_t>(transposed_[s][l])) {
       auto product = product_of<scalar_t>(rows, in, transposed_[s][l], out);
-      product.bias = bias, product.relu = bent;
+      product.bias = bias, product.relu = activates;
       return product_cpu(product);
     }
     multiply<scalar_t>(rows, in, transposed_[s][l], sum, /*add=*/joins && l > 0);
     BiasActivation<scalar_t> rest;
     rest.rows = rows, rest.width = out.cols, rest.h = sum.data, rest.result = out.data;
-    rest.bias = bias, rest.activate = bent, rest.activation = stage.options.activation;
+    rest.bias = bias, rest.activate = activates, rest.activation = stage.options.activation;
     if (added) {
       const auto given = rows_of<scalar_t>(stage.conditioning, row);
       rest.added = given.data, rest.added_row = given.row;
@@ -116,21 +119,9 @@ class Forward {
   std::vector<std::vector<at::Tensor>> transposed_;  // the matrices of each stage
 };
 
-// Matrices for what all stages keep, but for the last y, which is a result.
-std::vector<StageKept> kept_stages(const std::vector<Stage>& stages, const at::Tensor& x) {
-  const int64_t batch = x.size(0), event = x.size(1), line = 64 / x.element_size();
-  const auto numbers = [&](int64_t width) { return (batch * width + line - 1) / line * line; };
-  int64_t total = 0;
-  for (const auto& stage : stages) {
-    total += numbers(event);
-    for (size_t l = 0; l < stage.depth(); ++l) total += numbers(stage.weight(l).size(0));
-  }
-  const auto block = kept_memory({total}, x.options());
-  int64_t offset = 0;
-  const auto take = [&](int64_t width) {
-    offset += numbers(width);
-    return matrix_of(block, offset - numbers(width), batch, width);
-  };
+// What the stages keep, each matrix as `take` makes one of its width; the last y is a result, and not kept.
+template <typename Take>
+std::vector<StageKept> kept_stages(const std::vector<Stage>& stages, int64_t event, const Take& take) {
   std::vector<StageKept> result;
   for (const auto& stage : stages) {
     auto& kept = result.emplace_back();
@@ -141,7 +132,23 @@ std::vector<StageKept> kept_stages(const std::vector<Stage>& stages, const at::T
   return result;
 }
 
+// Of a matrix in a block, up to the next cache line.
+int64_t numbers_of(int64_t batch, int64_t width) {
+  constexpr int64_t line = 16;
+  return (batch * width + line - 1) / line * line;
+}
+
 }  // namespace
+
+std::vector<StageKept> cut_kept(const at::Tensor& block, const std::vector<Stage>& stages, int64_t batch,
+                                int64_t event) {
+  const bool plain = plain_eager(block);
+  int64_t end = 0;
+  return kept_stages(stages, event, [&](int64_t width) {
+    const int64_t begin = std::exchange(end, end + numbers_of(batch, width));
+    return plain ? matrix_of(block, begin, batch, width) : block.narrow(0, begin, batch * width).view({batch, width});
+  });
+}
 
 MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std::vector<Stage>& given, bool keep) {
   const int64_t batch = x.size(0), step = rows_of_tile(given, batch), layer = widest(given, 0);
@@ -151,13 +158,22 @@ MlpForward mlp_forward(const at::Tensor& x, const at::Tensor& log_det, const std
   for (auto& stage : stages) stage.conditioning = rows_contiguous(stage.conditioning);
   MlpForward result;
   result.log_det = at::empty({batch}, x.options());
-  if (keep) result.stages = kept_stages(stages, x);
+  if (keep) {
+    int64_t total = 0;
+    kept_stages(stages, x.size(1), [&](int64_t width) {
+      total += numbers_of(batch, width);
+      return at::Tensor();
+    });
+    result.kept = kept_memory({total}, x.options());
+    result.stages = cut_kept(result.kept, stages, batch, x.size(1));
+  }
   result.stages.resize(stages.size());
   result.stages.back().y = empty_output(x.sizes(), x.options());
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "affine_coupling_stack", [&] {
     const Forward<scalar_t> forward(in, log_det, stages, result);
     at::parallel_for(0, (batch + step - 1) / step, 1, [&](int64_t begin, int64_t end) {
       const BelowAutograd guards;
+      // Kept layers have memory of their own, but what passes residual blocks has not.
       const Scratch<scalar_t> scratch(keep && buffers == 2 ? 0 : std::min(step, batch), layer, buffers);
       for (int64_t tile = begin; tile < end; ++tile)
         forward.tile(tile * step, std::min(step, batch - tile * step), scratch);

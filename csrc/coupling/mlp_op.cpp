@@ -68,16 +68,11 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     Packed packed;
     for (const auto& stage : stages) packed.add(stage);
     packed.tensors.push_back(reads(stages.front(), /*image=*/false) ? x : at::Tensor());
-    for (size_t s = 0; s < stages.size(); ++s) {
-      const auto& kept = result.stages[s];
-      const bool before_next = s + 1 < stages.size() && reads(stages[s + 1], /*image=*/false);
-      const bool wanted = before_next || reads(stages[s], /*image=*/true);
-      packed.tensors.push_back(wanted ? kept.y : at::Tensor());
-      packed.tensors.push_back(kept.parameters);
-      packed.tensors.insert(packed.tensors.end(), kept.hidden.begin(), kept.hidden.end());
-    }
+    packed.tensors.push_back(result.kept);
+    packed.tensors.push_back(reads(stages.back(), /*image=*/true) ? result.y() : at::Tensor());
     ctx->save_for_backward(std::move(packed.tensors));
     ctx->saved_data["integers"] = std::move(packed.integers), ctx->saved_data["numbers"] = std::move(packed.numbers);
+    ctx->saved_data["batch"] = x.size(0), ctx->saved_data["event"] = x.size(1);
     ctx->saved_data["log_det"] = log_det.has_value();
     return {result.y(), result.log_det};
   }
@@ -92,7 +87,7 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     {
       at::NoGradGuard no_grad;
-      const auto [x, forward] = kept_of(saved, stages);
+      const auto [x, forward] = kept_of(ctx, saved, stages);
       const bool log_det = ctx->saved_data["log_det"].toBool(), want_layers = wants_layers(ctx, stages, log_det);
       const auto differentiate = plain_eager(grads[0], grads[1]) ? mlp_backward : composed_backward;
       auto found = differentiate(grads[0], grads[1], x, forward, stages, want_layers);
@@ -111,15 +106,15 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
 
  private:
   // x and what the forward left. Hooks may have given saved tensors other strides.
-  static std::pair<at::Tensor, MlpForward> kept_of(const variable_list& saved, const std::vector<Stage>& stages) {
+  static std::pair<at::Tensor, MlpForward> kept_of(AutogradContext* ctx, const variable_list& saved,
+                                                   const std::vector<Stage>& stages) {
     auto next = saved.begin();
     for (const auto& stage : stages) next += stage.layers.size();
     std::pair<at::Tensor, MlpForward> result{*next++, {}};
-    for (const auto& stage : stages) {
-      auto& kept = result.second.stages.emplace_back();
-      kept.y = *next++, kept.parameters = (*next++).contiguous();
-      for (size_t l = 1; l < stage.depth(); ++l) kept.hidden.push_back((*next++).contiguous());
-    }
+    const auto block = (*next++).contiguous();
+    const int64_t batch = ctx->saved_data["batch"].toInt(), event = ctx->saved_data["event"].toInt();
+    result.second.stages = cut_kept(block, stages, batch, event);
+    result.second.stages.back().y = *next;
     return result;
   }
 

@@ -90,6 +90,49 @@ def test_threads_keep_their_own(problems):
         list(pool.map(steps, range(3)))
 
 
+def test_hooks_see_what_is_kept_once():
+    """One block, not its matrices: a hook that writes to disk writes the whole of each storage that it gets."""
+    x, layers = torch.randn(3000, 8), [CouplingLayer([torch.randn(8, 4)], [torch.randn(8)], 4, scale="tanh")] * 3
+    leaf, sizes = x.clone().requires_grad_(), []
+
+    def pack(tensor):
+        sizes.append(tensor.untyped_storage().nbytes())
+        return tensor.clone()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        total = affine_coupling_stack(leaf, layers)[1].sum()
+    assert sum(sizes) < 1.1 * 4 * 3000 * (8 + 3 * 8 + 2 * 8)
+    again = x.clone().requires_grad_()
+    expected = torch.autograd.grad(affine_coupling_stack(again, layers)[1].sum(), again)
+    assert torch.equal(torch.autograd.grad(total, leaf)[0], expected[0])
+
+
+TOO_MUCH = """
+import resource, torch
+from cgm_kernels import CouplingLayer, affine_coupling_stack
+
+layers = [CouplingLayer([torch.randn(8, 4).requires_grad_()], [torch.randn(8)], 4, scale="tanh")] * 64
+x = torch.randn(1_000_000, 8)
+affine_coupling_stack(x[:5000], layers)[1].sum().backward()
+with open("/proc/self/statm") as used:
+    now = int(used.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + 2**30, now + 2**30))
+try:
+    affine_coupling_stack(x, layers)
+except RuntimeError as error:
+    print(error)
+affine_coupling_stack(x[:5000], layers)[1].sum().backward()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_too_much_is_the_error_of_pytorch():
+    """Trainers that look for a batch that fits know it by its words. The step would keep 4 GB."""
+    command = [sys.executable, "-W", "ignore", "-c", TOO_MUCH]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert "DefaultCPUAllocator: can't allocate memory: you tried to allocate 4" in out
+
+
 MEMORY = """
 import torch
 from cgm_kernels import CouplingLayer, affine_coupling_stack

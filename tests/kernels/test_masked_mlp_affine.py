@@ -136,6 +136,9 @@ def test_strides_shared_context_empty_batches_and_one_output(backend, device):
     for empty in (x[:0], x[:0].reshape(2, 0, 6)):
         y, log_det = masked_mlp_affine(empty, **arguments)
         assert y.shape == empty.shape and log_det.shape == empty.shape[:-1]
+        arguments["context"] = arguments["context"].expand(*empty.shape[:-1], 2)
+        assert masked_mlp_affine(empty, **arguments)[0].shape == empty.shape
+        arguments["context"] = torch.tensor([0.3, -1.0], dtype=torch.float64)
     x.requires_grad_()
     for chosen in (0, 1):
         found, right = (torch.autograd.grad(f(x, arguments)[chosen].sum(), x) for f in (ours, definition))
