@@ -10,31 +10,20 @@ normflows = pytest.importorskip("normflows", reason="normflows is not installed 
 from normflows import distributions, flows, nets  # noqa: E402
 
 import cgm_kernels  # noqa: E402
+from tests.support.flow_libraries import NORMALIZING_FLOW_CALLS as CALLS  # noqa: E402
 from tests.support.flow_libraries import (  # noqa: E402
     assert_ours,
     assert_same,
     counts,
     outcome,
+    points,
     randomized,
 )
 
 same = functools.partial(assert_same, "normflows")
-CALLS = {
-    "log_prob": lambda m, x: m.log_prob(x),
-    "inverse": lambda m, x: m.inverse(x),
-    "inverse_and_log_det": lambda m, x: list(m.inverse_and_log_det(x)),
-    "forward": lambda m, x: m.forward(x),
-    "forward_and_log_det": lambda m, x: list(m.forward_and_log_det(x)),
-    "forward_kld": lambda m, x: m.forward_kld(x),
-    "sample": lambda m, x: list(m.sample(len(x))),
-}
+draw = functools.partial(points, features=7)
 ALTERNATING, HALVES = [0, 1, 0, 1, 0, 1, 0], [1, 1, 1, 1, 0, 0, 0]
 MASKS = {"alternating": ALTERNATING, "halves": HALVES, "irregular": [1, 0, 0, 1, 1, 0, 1], "one": [0, 0, 0, 0, 1, 0, 0]}
-
-
-def draw(rows, features=7):
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(rows, features, generator=generator, dtype=torch.float64).requires_grad_()
 
 
 def network(features=7, hidden=(9, 8), **options):
@@ -97,7 +86,7 @@ def test_rows_end_where_another_layer_or_mask_stands():
     assert_ours(found, NormalizingFlow_log_prob=1, MaskedAffineFlow_inverse=2)
     blocks = [flows.AffineCouplingBlock(nets.MLP([3, 8, 6])) for _ in range(2)]
     both = flow(*(masked([1, 0] * 3, functools.partial(network, 6)) for _ in range(2)), *blocks)
-    x = draw(7, 6)
+    x = points(7, 6)
     assert_ours(same(both, lambda m: m.log_prob(x), x), NormalizingFlow_log_prob=1)
 
 
@@ -156,9 +145,9 @@ def test_large_networks_need_rows():
     wide = functools.partial(network, 64, (160,))
     model = realnvp([0, 1] * 32, order=(0, 1), make=wide)
     with cgm_kernels.accelerate(model):
-        model.log_prob(draw(2, 64))
+        model.log_prob(points(2, 64))
         assert_ours(counts(), NormalizingFlow_log_prob=1, MaskedAffineFlow_inverse=2)
-    x = draw(300, 64)
+    x = points(300, 64)
     assert_ours(same(model, lambda m: m.log_prob(x), x), NormalizingFlow_log_prob=1)
 
 
@@ -231,7 +220,7 @@ def test_single_precision_is_as_accurate():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(0.4)
-    x = draw(300, 64).detach().float()
+    x = points(300, 64).detach().float()
     exact = model.log_prob(x.double())
     model = model.float()
     plain = model.log_prob(x)

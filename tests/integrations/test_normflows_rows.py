@@ -10,23 +10,11 @@ normflows = pytest.importorskip("normflows", reason="normflows is not installed 
 from normflows import distributions, flows, nets  # noqa: E402
 
 import cgm_kernels  # noqa: E402
-from tests.support.flow_libraries import assert_ours, assert_same, randomized  # noqa: E402
+from tests.support.flow_libraries import NORMALIZING_FLOW_CALLS as CALLS  # noqa: E402
+from tests.support.flow_libraries import assert_ours, assert_same, points, randomized  # noqa: E402
 
 same = functools.partial(assert_same, "normflows")
-CALLS = {
-    "log_prob": lambda m, x: m.log_prob(x),
-    "inverse": lambda m, x: m.inverse(x),
-    "inverse_and_log_det": lambda m, x: list(m.inverse_and_log_det(x)),
-    "forward": lambda m, x: m.forward(x),
-    "forward_and_log_det": lambda m, x: list(m.forward_and_log_det(x)),
-    "forward_kld": lambda m, x: m.forward_kld(x),
-    "sample": lambda m, x: list(m.sample(len(x))),
-}
-
-
-def draw(rows, features=6):
-    generator = torch.Generator().manual_seed(3)
-    return torch.randn(rows, features, generator=generator, dtype=torch.float64).requires_grad_()
+draw = functools.partial(points, features=6)
 
 
 def block(index, features=6, **options):
@@ -97,7 +85,7 @@ def test_hooks_and_replaced_methods_are_seen():
 
 def test_odd_features_and_other_dtypes_are_normflows():
     odd = flow(*(flows.AffineCouplingBlock(nets.MLP([3, 8, 4])) for _ in range(3)), features=5)
-    x = draw(4, 5)
+    x = points(4, 5)
     assert_ours(same(odd, lambda m: m.log_prob(x), x), AffineCouplingBlock_inverse=3)
     model = realnvp().bfloat16()
     expected = model.log_prob(x16 := draw(4).detach().bfloat16())

@@ -13,6 +13,22 @@ from cgm_kernels import integrations
 
 Call = Callable[[Any], Any]
 
+# The methods of a normflows NormalizingFlow, at points x.
+NORMALIZING_FLOW_CALLS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "log_prob": lambda m, x: m.log_prob(x),
+    "inverse": lambda m, x: m.inverse(x),
+    "inverse_and_log_det": lambda m, x: list(m.inverse_and_log_det(x)),
+    "forward": lambda m, x: m.forward(x),
+    "forward_and_log_det": lambda m, x: list(m.forward_and_log_det(x)),
+    "forward_kld": lambda m, x: m.forward_kld(x),
+    "sample": lambda m, x: list(m.sample(len(x))),
+}
+
+
+def points(rows: int, features: int) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(rows, features, generator=generator, dtype=torch.float64).requires_grad_()
+
 
 def randomized(model: nn.Module, dtype: torch.dtype = torch.float64, seed: int = 0, size: float = 0.1) -> nn.Module:
     """The model with noise on its parameters: layers that begin at zero test nothing."""

@@ -10,9 +10,7 @@ memory, and of all cases registers, bytes of them in local memory and seconds, t
 from __future__ import annotations
 
 import functools
-import itertools
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,7 +19,7 @@ import torch
 
 from cgm_kernels.divergence import potential_triton, triton, triton_flow, triton_plan, triton_runge_kutta
 from tests.support.divergence_operators import Call
-from tests.support.triton_launches import compiled_instead, resources
+from tests.support.triton_launches import capabilities_given, compile_jobs
 
 ALL = "--all" in sys.argv
 FEW = [
@@ -85,22 +83,7 @@ def main() -> None:
         module.plan = lambda problem, _, *rest: original(problem, True, *rest)  # type: ignore[attr-defined]
     jobs: list[tuple[object, Callable[[], None]]] = [("combination", combine), ("potential", potential)]
     jobs += [(call, functools.partial(launch, call, call.draw())) for call in (every() if ALL else FEW)]
-    capabilities = itertools.cycle(int(argument) for argument in sys.argv[1:] if argument.isdigit())
-    for capability, (case, job) in zip(capabilities, jobs, strict=False):
-        start = time.process_time()
-
-        def report(name: str, binary: Any, capability: int = capability, case: object = case) -> None:
-            nonlocal start
-            assert binary.asm["cubin"]
-            more = ""
-            if ALL:
-                registers, spilled = resources(binary, capability)
-                more = f"{registers} registers {spilled} bytes spilled {time.process_time() - start:.0f} s "
-            print(f"sm_{capability} {name} {binary.metadata.shared} bytes shared {more}{case}", flush=True)
-            start = time.process_time()
-
-        with compiled_instead(capability, report):
-            job()
+    compile_jobs(jobs, capabilities_given(), measured=ALL)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ memory, and of all cases registers, bytes of them in local memory and seconds, t
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
-import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -21,7 +21,7 @@ from cgm_kernels.coupling.scales import KINDS
 from cgm_kernels.coupling.triton_stack import coupling_stack_backward, coupling_stack_forward
 from cgm_kernels.coupling.triton_stack_table import Channels, Stack
 from cgm_kernels.divergence import triton_plan
-from tests.support.triton_launches import compiled_instead, resources
+from tests.support.triton_launches import capabilities_given, compile_jobs
 
 ALL = "--all" in sys.argv
 
@@ -67,22 +67,8 @@ def main() -> None:
     if not ALL:  # tiles that compile in seconds
         triton_plan._COLUMNS, triton_plan._TERMS, triton_plan._BLOCK_ROWS = 16, 16, 32
     triton_plan.plan = lambda problem, _, *rest: original(problem, True, *rest)  # type: ignore[assignment]
-    capabilities = itertools.cycle(int(argument) for argument in sys.argv[1:] if argument.isdigit())
-    for capability, case in zip(capabilities, MANY if ALL else FEW, strict=False):
-        start = time.process_time()
-
-        def report(name: str, binary: Any, capability: int = capability, case: Case = case) -> None:
-            nonlocal start
-            assert binary.asm["cubin"]
-            more = ""
-            if ALL:
-                registers, spilled = resources(binary, capability)
-                more = f"{registers} registers {spilled} bytes spilled {time.process_time() - start:.0f} s "
-            print(f"sm_{capability} {name} {binary.metadata.shared} bytes shared {more}{case}", flush=True)
-            start = time.process_time()
-
-        with compiled_instead(capability, report):
-            launch(case)
+    jobs = ((case, functools.partial(launch, case)) for case in (MANY if ALL else FEW))
+    compile_jobs(jobs, capabilities_given(), measured=ALL)
 
 
 if __name__ == "__main__":

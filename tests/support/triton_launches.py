@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import triton
@@ -49,3 +52,33 @@ def resources(binary: Any, capability: int) -> tuple[int, int]:
     registers, spilled = re.search(r"Used (\d+) registers", said), re.search(r"(\d+) bytes spill stores", said)
     assert registers is not None and spilled is not None
     return int(registers[1]), int(spilled[1])
+
+
+def compile_jobs(
+    jobs: Iterable[tuple[object, Callable[[], None]]], capabilities: Iterable[int], measured: bool
+) -> None:
+    """Compiles what each job launches, the capabilities taking turns, and prints a line for each kernel.
+
+    ``jobs`` are cases, which end their lines, and what launches them. ``measured`` adds registers, bytes of them in
+    local memory and seconds.
+    """
+    for capability, (case, job) in zip(itertools.cycle(capabilities), jobs, strict=False):
+        start = time.process_time()
+
+        def report(name: str, binary: Any, capability: int = capability, case: object = case) -> None:
+            nonlocal start
+            assert binary.asm["cubin"]
+            more = ""
+            if measured:
+                registers, spilled = resources(binary, capability)
+                more = f"{registers} registers {spilled} bytes spilled {time.process_time() - start:.0f} s "
+            print(f"sm_{capability} {name} {binary.metadata.shared} bytes shared {more}{case}", flush=True)
+            start = time.process_time()
+
+        with compiled_instead(capability, report):
+            job()
+
+
+def capabilities_given() -> list[int]:
+    """Those among the arguments of the command."""
+    return [int(argument) for argument in sys.argv[1:] if argument.isdigit()]
