@@ -66,7 +66,9 @@ class IAF(Flow):
     """``x = σ ⊙ z + (1 − σ) ⊙ t`` with gates σ_i(z_<i) and t_i(z_<i): samples in one pass (Kingma et al. 2016).
 
     The density of a given point takes the dimensions one after the other, in the work of one pass. Images are taken for
-    vectors. The gates begin near 1, where the layer is the identity.
+    vectors. The gates begin near 1, where the layer is the identity. A gate only contracts, and without bound: that
+    suits a posterior trained on its own samples. A density trained by maximum likelihood wants a bounded scale that
+    goes both ways, ``scale="tanh"``, with which the layer is ``x = σ ⊙ z + t`` and begins at the identity.
 
     Args:
         n_layers: autoregressive layers.
@@ -74,6 +76,8 @@ class IAF(Flow):
         activation: of the masked networks.
         order: of the dimensions: 'reversed' turns it round after each layer, 'random' draws one for each layer.
         order_seed: of the random orders.
+        scale: σ: 'gate', or one of MAF's.
+        bound: of log σ, where the scale has one.
         base: the base distribution by name, as RealNVP's.
         base_options: the options of the base.
         n_levels: of images with pixels k / (n_levels − 1), which are then dequantised; else the data are continuous.
@@ -89,6 +93,8 @@ class IAF(Flow):
         activation: str = "elu",
         order: str = "reversed",
         order_seed: int = 0,
+        scale: str = "gate",
+        bound: float = 2.0,
         base: str = "normal",
         base_options: dict[str, Any] | None = None,
         n_levels: int | None = None,
@@ -97,11 +103,13 @@ class IAF(Flow):
         dim: int | None = None,
     ) -> None:
         shape = resolve_event_shape(event_shape, dim, context_dim)
+        check_choice("scale", scale, ("gate", *SCALES))
+        check_positive("bound", bound)
         layers = masked_layers(
-            shape, context_dim, n_layers, hidden_features, activation, "forward", order, order_seed, "gate", 2.0
+            shape, context_dim, n_layers, hidden_features, activation, "forward", order, order_seed, scale, bound
         )
         for layer in layers:
-            if isinstance(layer, MaskedAffine):
+            if scale == "gate" and isinstance(layer, MaskedAffine):
                 bias = layer.net.layers[-1].bias
                 nn.init.constant_(bias[: len(bias) // 2], GATE_BIAS)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)
