@@ -38,6 +38,8 @@ LAYERS = {
     "affine": (lambda: AffineCoupling(MLP(2, 6, (8,)), 2), (5,)),
     "affine-first": (lambda: AffineCoupling(ResidualMLP(2, 6, 8), slice(0, 3)), (5,)),
     "affine-every-other": (lambda: AffineCoupling(MLP(2, 6, (8,)), slice(0, None, 2)), (5,)),
+    "affine-one-of-three": (lambda: AffineCoupling(MLP(2, 2, (8,)), slice(1, None, 2)), (3,)),
+    "affine-middle": (lambda: AffineCoupling(ResidualMLP(2, 4, 8), slice(1, 3)), (4,)),
     "additive": (lambda: AdditiveCoupling(MLP(2, 3, (8,)), slice(0, 3)), (5,)),
     "actnorm": (lambda: ActNorm(3), (3,)),
     "actnorm-image": (lambda: ActNorm(2), (2, 3, 2)),
