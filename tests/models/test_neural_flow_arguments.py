@@ -1,0 +1,55 @@
+"""What the neural flow takes as arguments, and how it names those that it refuses."""
+
+import pytest
+import torch
+
+from tests.support.neural_flow import small
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"context_dim": -1}, "context_dim must be a whole number, at least 0: got -1"),
+        ({"n_clouds": 1}, "n_clouds must be a whole number, at least 2: got 1"),
+        ({"n_flow_steps": 0}, "n_flow_steps must be a whole number, at least 1: got 0"),
+        ({"n_particles": 2.5}, "n_particles must be a whole number"),
+        ({"n_projections": 0}, "n_projections must be a whole number"),
+        ({"n_steps": 0}, "n_steps must be a whole number"),
+        ({"step_size": -1.0}, "step_size must be positive and a finite number: got -1.0"),
+        ({"context_scale": 0.0}, "context_scale must be positive and a finite number: got 0.0"),
+        ({"n_points": 0}, "n_points must be a whole number, at least 1: got 0"),
+        ({"law_after": -1}, "law_after must be a whole number, at least 0: got -1"),
+        ({"regression_weight": -0.1}, "regression_weight must be a number, not negative: got -0.1"),
+        ({"even_samples": 1}, "even_samples must be True or False: got 1"),
+        ({"end_fraction": 1.5}, r"end_fraction must lie in \[0, 1\]: got 1.5"),
+        ({"patch_sizes": [2]}, "patch_sizes need images"),
+        ({"event_shape": (1, 4, 4), "patch_sizes": [0]}, "patch_sizes must be whole numbers"),
+        ({"hidden_features": (0,)}, "hidden_features must hold positive whole numbers"),
+        ({"activation": "sin"}, "activation must be one of"),
+    ],
+)
+def test_wrong_options_are_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small(**changes)
+
+
+def test_wrong_input_is_named():
+    model, labelled = small(), small(context_dim=3)
+    with pytest.raises(ValueError, match=r"x must have shape \(n, 2\): got \(5, 3\)"):
+        model.loss(torch.zeros(5, 3))
+    with pytest.raises(TypeError, match=r"x must be a floating-point Tensor: got torch\.int64"):
+        model.loss(torch.zeros(5, 2, dtype=torch.int64))
+    with pytest.raises(ValueError, match="this flow has no context"):
+        model.loss(torch.zeros(5, 2), torch.zeros(5))
+    with pytest.raises(ValueError, match="n must be a whole number, not negative: got -1"):
+        model.sample(-1)
+    with pytest.raises(ValueError, match=r"time must lie in \[0, 6\], the times of the flow: got 7"):
+        model.sample(2, time=7)
+    with pytest.raises(ValueError, match=r"points must have shape \(n, 2\)"):
+        model.transport(torch.zeros(2, 1))
+    with pytest.raises(ValueError, match="this flow is conditional: context must be a Tensor of 3: got None"):
+        labelled.sample(2)
+    with pytest.raises(ValueError, match=r"context must have shape \(3,\) or \(5, 3\): got \(5, 2\)"):
+        labelled.sample(5, torch.zeros(5, 2))
+    with pytest.raises(ValueError, match="context must hold class labels from 0 to 2"):
+        labelled.sample(2, torch.tensor([0, 3]))
