@@ -53,3 +53,44 @@ def test_wrong_input_is_named():
         labelled.sample(5, torch.zeros(5, 2))
     with pytest.raises(ValueError, match="context must hold class labels from 0 to 2"):
         labelled.sample(2, torch.tensor([0, 3]))
+
+
+# --- data
+
+
+def spoilt(value, n=20, width=2):
+    rows = torch.ones(n, width)
+    rows[3, 1] = value
+    return rows
+
+
+def state(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("how", ["initialize", "first", "later", "evaluation"])
+@pytest.mark.parametrize(
+    ("x", "context", "message"),
+    [
+        (torch.zeros(0, 2), torch.zeros(0, 3), r"x must have shape \(n, 2\) with n at least 1: got \(0, 2\)"),
+        (spoilt(torch.nan), torch.zeros(20, 3), "x must be finite: it holds NaN or infinity"),
+        (spoilt(-torch.inf), torch.zeros(20, 3), "x must be finite: it holds NaN or infinity"),
+        (spoilt(1.0).double() * 1e300, torch.zeros(20, 3), r"x must be finite: .* in torch\.float32"),
+        (torch.zeros(20, 2), spoilt(torch.nan, width=3), "context must be finite: it holds NaN or infinity"),
+        (torch.zeros(20, 2), torch.tensor([0.0, torch.inf, 0.0]), "context must be finite"),
+    ],
+)
+def test_empty_and_non_finite_data_are_named_and_leave_no_trace(how, x, context, message):
+    model = small(context_dim=3)
+    if how in ("later", "evaluation"):
+        model.loss(torch.randn(30, 2), torch.randn(30, 3))
+    before = state(model)
+    with pytest.raises(ValueError, match=message):
+        (model.initialize if how == "initialize" else model.train(how != "evaluation").loss)(x, context)
+    after = state(model)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_samples_refuse_a_context_that_is_not_finite():
+    with pytest.raises(ValueError, match="context must be finite"):
+        small(context_dim=3).sample(20, spoilt(torch.nan, width=3))

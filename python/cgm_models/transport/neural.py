@@ -14,9 +14,10 @@ from cgm_kernels import random_projections, sliced_wasserstein_cost
 from ..model import GenerativeModel
 from .directions import default_patch_sizes
 from .neural_base import gaussian_points
+from .neural_checks import data_rows, finite_context
 from .neural_network import VelocityNetwork
 from .neural_pool import FlowOptions, TrajectoryPool
-from .options import check_event_shape, check_neural_options, context_rows, flat_points, is_number, is_whole
+from .options import check_event_shape, check_neural_options, flat_points, is_number, is_whole
 
 _CHUNK = 2048  # rows whose hidden layers stay in the cache
 _HELD_OUT_DIRECTIONS = 64
@@ -147,23 +148,17 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         """The time of the flow at its end: step size times steps, as of ``particle_flow``."""
         return self.pool.options.n_steps * self.pool.options.step_size
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Take mean and scale from the points ``x``, and send a first cloud to them."""
-        flat, context = self._points(x), self._context(context, len(x))
-        self.location.copy_(flat.double().mean(0))
-        scale = (flat - self.location).double().square().mean().sqrt()
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
-        with torch.autocast(flat.device.type, enabled=False):
-            self.pool.start(self._standardised(flat), self._rows(context, len(x)))
+        self._start(*self._data(x, context))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The two parts over the pool, which moves on; in evaluation mode the sliced W_2² from samples to ``x``."""
-        flat, rows = self._points(x), self._rows(self._context(context, len(x)), len(x))
+        flat, rows = self._data(x, context)
         if not self.training:
             return self._distance(flat, rows)
         if not self.pool.started:
-            self.initialize(x, context)
+            self._start(flat, rows)
         # Half precision is for the network alone.
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             self.pool.remember(self._standardised(flat), rows)
@@ -197,8 +192,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     @torch.no_grad()
     def transport(self, points: Tensor, context: Tensor | None = None, *, time: float | None = None) -> Tensor:
         """``points`` (n, *event) of the base, in the units of the data, where the flow has them at ``time``."""
-        x = self._standardised(self._points(points, "points"))
-        context, w = self._context(context, len(x)), self._w(time)
+        x = self._standardised(flat_points(points, "points", self.event_shape).to(self.location))
+        context, w = finite_context(context, len(x), self.context_dim, self.location), self._w(time)
         if not w or not len(x):
             return self._to_event(x)
         steps = self._steps(w, context)
@@ -222,6 +217,14 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)
+
+    @torch.no_grad()
+    def _start(self, flat: Tensor, rows: Tensor) -> None:
+        self.location.copy_(flat.double().mean(0))
+        scale = (flat - self.location).double().square().mean().sqrt()
+        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        with torch.autocast(flat.device.type, enabled=False):
+            self.pool.start(self._standardised(flat), rows)
 
     def _regression(self, n: int) -> Tensor:
         """E |v − (X_t − X_0)|² over n particles of the pool, at the beginning of a random one of the steps."""
@@ -275,17 +278,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
             raise ValueError(f"time must lie in [0, {self.end_time:g}], the times of the flow: got {time!r}")
         return self.pool.w_of(time / self.pool.options.step_size)
 
-    def _points(self, x: Tensor, name: str = "x") -> Tensor:
-        """``x`` as (n, d)."""
-        return flat_points(x, name, self.event_shape).to(self.location)
-
-    def _context(self, context: Tensor | None, n: int) -> Tensor | None:
-        """``context`` as (n, context_dim) in the dtype of the model."""
-        rows = context_rows(context, n, self.context_dim)
-        return None if rows is None else rows.to(self.location)
-
-    def _rows(self, context: Tensor | None, n: int) -> Tensor:
-        return self.location.new_empty(n, 0) if context is None else context
+    def _data(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return data_rows(x, context, self.event_shape, self.context_dim, self.location)
 
     def _standardised(self, flat: Tensor) -> Tensor:
         return (flat - self.location) / self.scale
