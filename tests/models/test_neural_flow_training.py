@@ -46,6 +46,32 @@ def test_saved_without_the_pool(tmp_path):
     loaded.train().loss(gaussian(200), context=torch.arange(200) % 2)  # and it can be trained further
 
 
+def test_further_training_keeps_the_mean_and_scale_that_the_network_learned_with(tmp_path):
+    model, other = small(), 50.0 + 9.0 * gaussian(64, 2)
+    Trainer(max_steps=3, batch_size=64, **QUIET).fit(model, gaussian(200))
+    location, scale = model.location.clone(), model.scale.clone()
+    model.save(tmp_path)
+
+    loaded = cgm_models.load(tmp_path).train()
+    loaded.loss(other)
+    by_trainer = cgm_models.load(tmp_path)
+    for each in (model, by_trainer):  # not saved, too
+        Trainer(max_steps=2, batch_size=64, **QUIET).fit(each, other)
+    for each in (model, loaded, by_trainer):
+        assert torch.equal(each.location, location) and torch.equal(each.scale, scale)
+        memory = each.pool.memory * scale + location
+        torch.testing.assert_close(memory.sort(0).values, other.sort(0).values, rtol=1e-4, atol=1e-4)
+
+
+def test_mean_and_scale_are_those_of_the_last_points_before_training():
+    model = small()
+    model.initialize(10.0 * gaussian(100, 1))
+    x = gaussian(100)
+    model.initialize(x)
+    torch.testing.assert_close(model.location, x.mean(0))
+    torch.testing.assert_close(model.scale, (x - x.mean(0)).square().mean().sqrt())
+
+
 def test_the_state_dictionary_holds_the_pool():
     model, other = small(), small()
     for seed in range(3):

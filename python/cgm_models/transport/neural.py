@@ -79,7 +79,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         global_fraction: the share of steps, the first ones, with directions over the whole image.
 
     ``save`` leaves the pool out: the saved model holds the network, the mean and the scale of the data, and nothing
-    else. Checkpoints of the trainer hold the pool, and at most ``pool.n_bytes()`` more.
+    else. Trained further, it keeps this mean and scale, and fills a new pool. Checkpoints of the trainer hold the pool,
+    and at most ``pool.n_bytes()`` more.
     """
 
     location: Tensor
@@ -149,7 +150,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         return self.pool.options.n_steps * self.pool.options.step_size
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Take mean and scale from the points ``x``, and send a first cloud to them."""
+        """Send a first cloud to the points ``x``, whose mean and scale the model takes if it has learnt nothing yet."""
         self._start(*self._data(x, context))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -220,9 +221,10 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     @torch.no_grad()
     def _start(self, flat: Tensor, rows: Tensor) -> None:
-        self.location.copy_(flat.double().mean(0))
-        scale = (flat - self.location).double().square().mean().sqrt()
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        if not int(self.n_losses):
+            self.location.copy_(flat.double().mean(0))
+            scale = (flat - self.location).double().square().mean().sqrt()
+            self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
         with torch.autocast(flat.device.type, enabled=False):
             self.pool.start(self._standardised(flat), rows)
 
