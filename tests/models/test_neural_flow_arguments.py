@@ -1,9 +1,23 @@
 """What the neural flow takes as arguments, and how it names those that it refuses."""
 
+from fractions import Fraction
+
+import numpy as np
 import pytest
 import torch
 
-from tests.support.neural_flow import small
+from tests.support.neural_flow import gaussian, small
+
+
+def moving(**changes):
+    """A model whose network is not zero, as it begins."""
+    model = small(**changes)
+    model.initialize(gaussian(100), torch.arange(100) % model.context_dim if model.context_dim else None)
+    torch.nn.init.normal_(model.network.mlp.layers[-1].weight)
+    return model
+
+
+# --- options
 
 
 @pytest.mark.parametrize(
@@ -31,6 +45,12 @@ from tests.support.neural_flow import small
 def test_wrong_options_are_named(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
+
+
+@pytest.mark.parametrize(("sizes", "got"), [(2, "int"), ("21", "str"), (2.0, "float")])
+def test_patch_sizes_that_are_no_list_are_named(sizes, got):
+    with pytest.raises(TypeError, match=f"patch_sizes must be a list of whole numbers: got {got}"):
+        small((1, 4, 4), patch_sizes=sizes)
 
 
 def test_wrong_input_is_named():
@@ -94,3 +114,66 @@ def test_empty_and_non_finite_data_are_named_and_leave_no_trace(how, x, context,
 def test_samples_refuse_a_context_that_is_not_finite():
     with pytest.raises(ValueError, match="context must be finite"):
         small(context_dim=3).sample(20, spoilt(torch.nan, width=3))
+
+
+# --- times and numbers of samples
+
+
+def test_times_added_up_or_rounded_reach_the_end():
+    for step_size in (0.07, 0.1, 0.3):
+        model = moving(n_flow_steps=10, step_size=step_size)
+        base = model.sample_base(20)
+        for end in (sum([step_size] * 10), float(np.float32(10 * step_size)), model.end_time * (1 + 1e-15)):
+            torch.testing.assert_close(model.transport(base, time=end), model.transport(base))
+        torch.testing.assert_close(model.transport(base, time=-1e-16), base)
+        for beyond in (1.001 * model.end_time, -0.001 * model.end_time):
+            with pytest.raises(ValueError, match=r"time must lie in \[0, \S+\], the times of the flow: got"):
+                model.transport(base, time=beyond)
+
+
+@pytest.mark.parametrize(
+    "time",
+    [2, np.int64(2), np.float32(2.0), np.float64(2.0), Fraction(2), torch.tensor(2.0), torch.tensor(2)],
+    ids=lambda time: type(time).__name__,
+)
+def test_times_of_any_real_type(time):
+    model = moving()
+    base = model.sample_base(5)
+    assert torch.equal(model.transport(base, time=time), model.transport(base, time=2.0))
+
+
+@pytest.mark.parametrize(
+    ("time", "got"),
+    [("1", "str"), (True, "bool"), (1j, "complex"), (torch.tensor(True), "bool"), (torch.ones(1), "Tensor")],
+)
+def test_times_of_another_type_are_named(time, got):
+    with pytest.raises(TypeError, match=f"time must be a number: got {got}"):
+        small().sample(2, time=time)
+
+
+def test_times_that_are_not_finite_are_named():
+    for time in (torch.nan, torch.inf, torch.tensor(torch.nan)):
+        with pytest.raises(ValueError, match="time must be finite: got"):
+            small().sample(2, time=time)
+
+
+def test_a_number_of_samples_of_any_whole_type():
+    model = small()
+    assert all(len(model.sample(n)) == 4 for n in (4, np.int64(4), np.uint8(4), torch.tensor(4)))
+    for n in (1.0, True, "4", None, np.int64(-1)):
+        with pytest.raises(ValueError, match="n must be a whole number, not negative: got"):
+            model.sample(n)
+
+
+def test_trajectories_take_any_times_and_none():
+    model = moving(context_dim=2)
+    base, labels = model.sample_base(4), torch.tensor([0, 1, 1, 0])
+    path = model.trajectory(base, torch.linspace(0.0, model.end_time, 3), labels)
+    assert torch.equal(path, model.trajectory(base, [0.0, 0.5 * model.end_time, model.end_time], labels))
+    for given in (base, base.double()):
+        none = model.trajectory(given, [], labels)
+        assert none.shape == (0, 4, 2) and none.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"points must have shape \(n, 2\): got \(4, 3\)"):
+        model.trajectory(torch.zeros(4, 3), [], labels)
+    with pytest.raises(ValueError, match="this flow is conditional"):
+        model.trajectory(base, [])
