@@ -268,6 +268,10 @@ def test_wrong_options_are_named(options, message):
         small(**options)
 
 
+    with pytest.raises(TypeError, match="patch_sizes must be a list of whole numbers: got int"):
+        small(patch_sizes=2)
+
+
 def test_wrong_data_is_named():
     with pytest.raises(ValueError, match=r"x must have shape \(n, 2\)"):
         small().fit(torch.zeros(5, 3))

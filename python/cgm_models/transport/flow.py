@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from cgm_kernels import checks
+
 from ..model import GenerativeModel, class_labels
 from .directions import default_patch_sizes
 from .fitting import FIT_STATE, fit_flow
@@ -93,11 +95,12 @@ class SlicedWassersteinFlow(GenerativeModel):
         self.base = base
         self.orthogonal = orthogonal
         self.batch_size = batch_size
-        sizes = default_patch_sizes(self.event_shape) if patch_sizes is None else tuple(patch_sizes)
+        given = [] if patch_sizes is None else checks.listed("patch_sizes", patch_sizes, "a list of whole numbers")
+        sizes = default_patch_sizes(self.event_shape) if patch_sizes is None else tuple(given)
         self.patch_sizes = sizes if orthogonal else ()
         self.global_fraction = global_fraction
         self.standardize = standardize
-        check_options(self, tuple(patch_sizes or ()), global_fraction)
+        check_options(self, tuple(given), global_fraction)
         for name, tensor in self._empty_state().items():
             self.register_buffer(name, tensor)
 
