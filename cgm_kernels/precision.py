@@ -14,7 +14,13 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def autocasts(device_type: str) -> bool:
     """Whether autocast is on for tensors of this device."""
-    return torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    return autocast_exists(device_type) and torch.is_autocast_enabled(device_type)
+
+
+@torch.compiler.assume_constant_result  # torch 2.11 does not trace it
+def autocast_exists(device_type: str) -> bool:
+    """Whether tensors of this device can be autocast."""
+    return torch.amp.is_autocast_available(device_type)
 
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -33,6 +33,16 @@ def log_det_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in HALVES else dtype
 
 
+def running_total(x: Tensor, log_det: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """``log_det`` as a log-determinant of x, which is computed in ``dtype``; zeros where there is none."""
+    if log_det is None:
+        return x.new_zeros(x.shape[:1], dtype=log_det_dtype(dtype))
+    together(x=x, log_det=log_det)
+    if log_det.shape != x.shape[:1]:
+        raise ValueError(f"log_det must be ({x.shape[0]},), one for each event: got {tuple(log_det.shape)}")
+    return log_det.to(log_det_dtype(dtype))
+
+
 def event_dims(name: str, x: Tensor, value: int | None) -> int:
     """The number of trailing event dimensions; by default all but the first."""
     if value is None:

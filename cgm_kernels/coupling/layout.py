@@ -54,15 +54,13 @@ def passing_part(split: int | slice, channels: int) -> slice:
     moved = transformed(split, channels)
     if not moved:
         return slice(0, channels)
-    start, step = moved.start, 1 if len(moved) == 1 else moved.step
-    behind = start + step * len(moved)
-    if step == 1 and start == 0:
-        return slice(behind, channels)
-    if step == 1 and behind == channels:
-        return slice(0, start)
-    if step == 2 and start in (0, 1) and behind >= channels:
-        return slice(1 - start, channels, 2)
-    raise ValueError(f"split must leave a slice of the {channels} channels: got {split}")
+    if moved[-1] - moved[0] + 1 == len(moved) and (moved[0] == 0 or moved[-1] + 1 == channels):
+        return slice(0, moved[0]) if moved[0] else slice(moved[-1] + 1, channels)
+    left = [channel for channel in range(channels) if channel not in moved]
+    found = slice(left[0], left[-1] + 1, left[1] - left[0] if len(left) > 1 else 1)
+    if left != list(range(channels)[found]):
+        raise ValueError(f"split must leave a slice of the {channels} channels: got {split}")
+    return found
 
 
 def checked(split: int | slice, layout: str, x: Tensor, parameters: Tensor) -> Layout:

@@ -15,11 +15,13 @@ from ..checks import choice, flag, integer, like, listed, number, tensor
 from ..precision import autocasts
 from . import layout as layouts
 from . import scales, stack_operators
+from .additive import additive_coupling_event
 from .checks import together
 from .masked_reference import ACTIVATIONS
 from .op import affine_coupling_event
 
 ADDITIVE = "none"
+SCALES = (*scales.KINDS, ADDITIVE)
 FUSED = {"relu": 0, "tanh": 1}  # as TileActivation in mlp_kernels.h
 
 
@@ -141,10 +143,17 @@ def _checked(layer: CouplingLayer) -> CouplingLayer:
         split = integer("split", split, "an int or a slice")
     if type(inverse) is not bool:
         inverse = flag("inverse", inverse)
-    for name in ("bound", "offset", "eps"):
-        if type(value := getattr(layer, name)) is not float:
-            number(name, value)
+    if layer.scale not in SCALES:
+        choice("scale", layer.scale, SCALES)
+    if not (type(layer.bound) is float and type(layer.offset) is float and type(layer.eps) is float):
+        for name in ("bound", "offset", "eps"):
+            number(name, getattr(layer, name))
+    if layer.scale == ADDITIVE:  # nothing further on looks at what it does not use
+        choice("layout", layer.layout, layouts.LAYOUTS)
+        scales.checked("exp", layer.bound, layer.offset, layer.eps)
     weights, biases = listed("weights", layer.weights), listed("biases", layer.biases)
+    if weights is layer.weights and biases is layer.biases and split is layer.split and inverse is layer.inverse:
+        return layer
     return layer._replace(weights=weights, biases=biases, split=split, inverse=inverse)
 
 
@@ -189,17 +198,11 @@ def _composed(x: Tensor, layer: CouplingLayer, log_det: Tensor | None) -> tuple[
     for weight, bias in zip(layer.weights[1:], layer.biases[1:], strict=True):
         h = F.linear(ACTIVATIONS[layer.activation](h), weight, bias)
     if layer.scale == ADDITIVE:
-        return _shifted(x, h, layer, log_det)
+        return additive_coupling_event(x, h, layer.split, log_det, inverse=layer.inverse)
     return affine_coupling_event(
         x, h, layer.split, log_det, inverse=layer.inverse, scale=layer.scale, bound=layer.bound,
         offset=layer.offset, eps=layer.eps, layout=layer.layout,
     )  # fmt: skip
-
-
-def _shifted(x: Tensor, shift: Tensor, layer: CouplingLayer, log_det: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The additive coupling, whose event and total are checked as those of an affine one with scale 1."""
-    parameters = torch.cat((torch.zeros_like(shift), shift), dim=1)
-    return affine_coupling_event(x, parameters, layer.split, log_det, inverse=layer.inverse)
 
 
 def _check(

@@ -209,10 +209,7 @@ def _event(
     backend = backends.select(x.device.type)
     dtype = checks.working_dtype(promoted, backend, x.device.type)
     if log_det is not None:
-        checks.together(x=x, log_det=log_det)
-        if log_det.shape != x.shape[:1]:
-            raise ValueError(f"log_det must be ({x.shape[0]},), one for each event: got {tuple(log_det.shape)}")
-        log_det = log_det.to(checks.log_det_dtype(dtype))
+        log_det = checks.running_total(x, log_det, dtype)
     if backend == "reference":
         y, total = reference.affine_event(x.to(dtype), parameters.to(dtype), log_det, place, scale, inverse)
     else:

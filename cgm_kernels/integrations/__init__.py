@@ -60,6 +60,9 @@ def patch(library: str) -> Patch:
     is itself again after as many :func:`unpatch` (or ends of blocks) as there were patches. A name that your own
     module imported from the library before the patch keeps the library's function.
 
+    Masks and indices of a flow's layers may change between calls. One thing is not seen: a change that autograd does
+    not count, through ``.data`` or NumPy, of a mask on a GPU or of an autoregressive network's masks.
+
     Raises:
         ValueError: ``library`` is unknown. ModuleNotFoundError: it is not installed.
         RuntimeError: its version is not one whose behaviour the patch is known to keep.
@@ -78,7 +81,7 @@ def accelerate(module: nn.Module) -> Accelerated:
     Parameters, state dict, hooks and numbers (to rounding) stay; what is not recognised stays as it is, and so do the
     libraries themselves. The result lists the layers that were swapped and takes them back by ``undo()`` or at the end
     of a ``with`` block; it is empty where there are none. A pickled model is one of the plain library again, a deep
-    copy stays accelerated.
+    copy stays accelerated. Masks may change between calls as under :func:`patch`.
 
     Raises:
         TypeError: ``module`` is no ``nn.Module``. RuntimeError: the version of its library is not a known one.

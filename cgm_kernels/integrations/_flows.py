@@ -99,20 +99,42 @@ def take(x: Tensor, channels: slice | Tensor) -> Tensor:
     return part.clone(memory_format=torch.contiguous_format) if isinstance(channels, slice) else part
 
 
-_remembered: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+_remembered: weakref.WeakKeyDictionary[Any, tuple[list[_Seen], Any]] = weakref.WeakKeyDictionary()
 
 
 def remembered(owner: Any, sources: Sequence[Tensor], make: Callable[..., _Value]) -> _Value:
-    """``make(*sources)``, kept with ``owner`` until one of these buffers is another or has changed."""
-    versions = [-1 if source.is_inference() else source._version for source in sources]
+    """``make(*sources)``, kept with ``owner`` until one of these buffers is another or has changed.
+
+    On the CPU numbers are compared with a copy, so that no change is missed. Elsewhere that would make the host wait:
+    there a change that autograd does not count, as ``buffer.data.copy_(…)``, is not seen.
+    """
     kept = _remembered.get(owner)
-    if kept is not None:
-        references, kept_versions, value = kept
-        if kept_versions == versions and all(r() is s for r, s in zip(references, sources, strict=True)):
-            return value
+    if kept is not None and all(map(_Seen.still, kept[0], sources)):
+        return kept[1]
+    seen = [_Seen(source) for source in sources]
     value = make(*sources)
-    _remembered[owner] = ([weakref.ref(source) for source in sources], versions, value)
+    _remembered[owner] = seen, value
     return value
+
+
+class _Seen:
+    """A tensor as it was."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.numbers = tensor.detach().clone() if tensor.is_cpu else tensor.detach()  # which holds on to the memory
+        self.tensor, self.version = weakref.ref(tensor), _version(tensor)
+
+    def still(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is the same."""
+        numbers = self.numbers
+        if numbers.is_cpu:
+            return tensor.is_cpu and tensor.dtype is numbers.dtype and torch.equal(tensor, numbers)
+        same_memory = tensor.data_ptr() == numbers.data_ptr() and tensor.shape == numbers.shape
+        return same_memory and self.tensor() is tensor and self.version == _version(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def refuse_hooks(*modules: nn.Module, inside: bool = True) -> None:

@@ -3,7 +3,8 @@
 y = b·x + (1 − b)(x·e^s + t) is two layers of what b leaves, x·e^s and then the shift by t, with the networks s and t
 without the inputs and outputs that b makes zero. The features that the first mask passes are brought to the front once
 for the whole row, in which constant layers may stand between the couplings. As in normflows s and t that are not finite
-make y NaN: a row with such numbers is computed in turn.
+make y NaN, where the mask uses them: a row with such numbers is computed in turn. What it multiplies by 0 is not
+computed, and makes nothing NaN, where it does in normflows.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MANY_ROWS = 256  # for which larger ones are worth being cut
 
 
 def masked_flow(original: Any, self: Any, z: Any, *, inverse: bool) -> Any:
-    """y = b·x + (1 − b)(x·e^s + t); networks that are not finite make it NaN, as in normflows."""
+    """y = b·x + (1 − b)(x·e^s + t); s and t that are not finite where b is 0 make it NaN, as in normflows."""
     plain(z, self.b)
     if z.dim() < 2 or z.shape[1:] != self.b.shape[1:]:
         raise PassOn("shape")

@@ -33,4 +33,12 @@ struct BaselineMath {
   }
 };
 
+// Where every exponential taken is a normal number.
+struct NormalExpMath : BaselineMath {
+  template <typename Real>
+  CGM_HOST_DEVICE static Real exp(Real x) {
+    return baseline::math::exp_normal(x);
+  }
+};
+
 }  // namespace cgm

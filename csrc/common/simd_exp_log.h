@@ -77,6 +77,23 @@ CGM_SIMD_FUNCTION double exp_fraction(double x, double& shifted) {
   return r + (r * r * q + rest);
 }
 
+// 2^n for the n of exp_fraction, while it is a normal number.
+CGM_SIMD_FUNCTION float power_of(float shifted) {
+  return float_of((bits_of(shifted) - bits_of(round_magic_float) + 127u) << 23);
+}
+
+CGM_SIMD_FUNCTION double power_of(double shifted) {
+  return double_of((bits_of(shifted) - bits_of(round_magic_double) + 1023u) << 52);
+}
+
+// exp(x) where it is a normal number: |x| <= 87 (float), 708 (double).
+template <typename Real>
+CGM_SIMD_FUNCTION Real exp_normal(Real x) {
+  Real shifted;
+  const Real value = 1 + exp_fraction(x, shifted);
+  return value * power_of(shifted);
+}
+
 CGM_SIMD_FUNCTION float exp(float x) {
   x = x < -104.0f ? -104.0f : x;
   x = x > 89.0f ? 89.0f : x;

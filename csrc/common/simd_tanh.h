@@ -4,15 +4,6 @@ namespace cgm {
 namespace CGM_LEVEL {
 namespace math {
 
-// 2^n for the n of exp_fraction, while it is a normal number.
-CGM_SIMD_FUNCTION float power_of(float shifted) {
-  return float_of((bits_of(shifted) - bits_of(round_magic_float) + 127u) << 23);
-}
-
-CGM_SIMD_FUNCTION double power_of(double shifted) {
-  return double_of((bits_of(shifted) - bits_of(round_magic_double) + 1023u) << 52);
-}
-
 CGM_SIMD_FUNCTION float with_sign(float size, float sign) { return __builtin_copysignf(size, sign); }
 CGM_SIMD_FUNCTION double with_sign(double size, double sign) { return __builtin_copysign(size, sign); }
 

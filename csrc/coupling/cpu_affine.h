@@ -3,8 +3,7 @@
 // A tile is a part of one long row, or several whole short rows. Rows that are vectors long are computed where they
 // lie; what else is not contiguous is gathered into a buffer first. The log σ of a tile's elements go to a buffer that
 // stays in the first-level cache, from which rows are summed.
-#include "common/baseline_math.h"
-#include "common/simd_math.h"
+#include "coupling/cpu_formulas.h"
 
 namespace cgm::coupling {
 namespace CGM_LEVEL {
@@ -140,22 +139,40 @@ static inline void pass(const Passing<scalar_t>& passing, int64_t row, int64_t r
   }
 }
 
-template <typename scalar_t, ScaleKind kind, bool inverse>
+template <typename scalar_t, typename Formula, bool inverse>
 static inline void map_line(int64_t n, const scalar_t* x, const scalar_t* s, const scalar_t* t, scalar_t* y,
                             scalar_t* log_det, const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const Mapped<scalar_t> mapped = map<kind, inverse, BaselineMath>(x[i], s[i], t[i], scale);
+    const Mapped<scalar_t> mapped = map<Formula::kind, inverse, typename Formula::Math>(x[i], s[i], t[i], scale);
     y[i] = mapped.value;
     log_det[i] = mapped.log_det;
   }
 }
 
-// The sums of a tile's rows, in double, added to totals.
+// The sums of a tile's rows, in double, added to totals. Rows of whole lines are folded to a few sums side by side.
 template <typename scalar_t>
 static inline void add_rows(const Tile& tile, const scalar_t* log_det, double* totals) {
+  constexpr int64_t folds = 8;
   if (tile.cols == 1) {
     for (int64_t i = 0; i < tile.rows; ++i) totals[i] += static_cast<double>(log_det[i]);
+    return;
+  }
+  if (tile.cols % folds == 0 && tile.rows > 1) {
+    alignas(64) double parts[tile_elements];
+    for (int64_t i = 0; i < tile.rows; ++i, log_det += tile.cols) {
+      double sums[folds] = {};
+      for (int64_t j = 0; j < tile.cols; j += folds) {
+#pragma omp simd
+        for (int64_t k = 0; k < folds; ++k) sums[k] += static_cast<double>(log_det[j + k]);
+      }
+      for (int64_t k = 0; k < folds; ++k) parts[i * folds + k] = sums[k];
+    }
+#pragma omp simd
+    for (int64_t i = 0; i < tile.rows; ++i) {
+      const double* p = parts + i * folds;
+      totals[i] += ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
+    }
     return;
   }
   for (int64_t i = 0; i < tile.rows; ++i, log_det += tile.cols) {
@@ -166,7 +183,7 @@ static inline void add_rows(const Tile& tile, const scalar_t* log_det, double* t
   }
 }
 
-template <typename scalar_t, ScaleKind kind, bool inverse>
+template <typename scalar_t, typename Formula, bool inverse>
 static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range& range, double* partial) {
   const ScaleParameters<scalar_t> scale(problem.scale);
   Buffer<scalar_t> x, s, t, y, log_det;
@@ -182,9 +199,9 @@ static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range&
     const auto to = target(problem.y, tile, lines, y);
     for (int64_t i = 0; i < lines.count; ++i) {
       fetch(from, lines, i), fetch(by, lines, i), fetch(added, lines, i);
-      map_line<scalar_t, kind, inverse>(lines.length, from.data + i * from.row, by.data + i * by.row,
-                                        added.data + i * added.row, to.data + i * to.row,
-                                        log_det.data + i * lines.length, scale);
+      map_line<scalar_t, Formula, inverse>(lines.length, from.data + i * from.row, by.data + i * by.row,
+                                           added.data + i * added.row, to.data + i * to.row,
+                                           log_det.data + i * lines.length, scale);
     }
     store(problem.y, tile, lines, y);
     add_rows(tile, log_det.data, totals);
@@ -199,14 +216,14 @@ static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range&
   });
 }
 
-template <typename scalar_t, ScaleKind kind, bool inverse>
+template <typename scalar_t, typename Formula, bool inverse>
 static inline void map_line_backward(int64_t n, const scalar_t* grad, const scalar_t* grad_log_det,
                                      const scalar_t* kept, const scalar_t* s, const scalar_t* t, scalar_t* grad_x,
                                      scalar_t* grad_s, scalar_t* grad_t, const ScaleParameters<scalar_t>& scale) {
 #pragma omp simd
   for (int64_t i = 0; i < n; ++i) {
-    const auto found = map_backward<kind, inverse, BaselineMath>(grad[i], grad_log_det[i], kept[i], s[i],
-                                                                 kind == ScaleKind::gate ? t[i] : scalar_t(0), scale);
+    const auto found = map_backward<Formula::kind, inverse, typename Formula::Math>(
+        grad[i], grad_log_det[i], kept[i], s[i], Formula::kind == ScaleKind::gate ? t[i] : scalar_t(0), scale);
     grad_x[i] = found.x;
     grad_s[i] = found.s;
     grad_t[i] = found.t;
@@ -223,13 +240,13 @@ static inline void spread(const AffineRowsBackward<scalar_t, scalar_t>& problem,
   }
 }
 
-template <typename scalar_t, ScaleKind kind, bool inverse>
+template <typename scalar_t, typename Formula, bool inverse>
 static void map_rows_backward(const AffineRowsBackward<scalar_t, scalar_t>& problem, const Range& range) {
   const ScaleParameters<scalar_t> scale(problem.scale);
   Buffer<scalar_t> grad, kept, s, t, spread_grad, grad_x, grad_s, grad_t;
   for (int64_t i = 0; i < tile_elements && problem.grad_y.data == nullptr; ++i) grad.data[i] = 0;
   Matrix<const scalar_t> shift;
-  if (kind == ScaleKind::gate) shift = problem.shift;
+  if (Formula::kind == ScaleKind::gate) shift = problem.shift;
   for_tiles(range, [&](const Tile& tile, bool first, bool) {
     if (first && range.col == 0) pass(problem.passing, tile.row, tile.rows);
     spread(problem, tile, spread_grad.data);
@@ -244,8 +261,8 @@ static void map_rows_backward(const AffineRowsBackward<scalar_t, scalar_t>& prob
     const auto to_t = target(problem.grad_shift, tile, lines, grad_t);
     for (int64_t i = 0; i < lines.count; ++i) {
       fetch(from, lines, i), fetch(at, lines, i), fetch(by, lines, i);
-      if (kind == ScaleKind::gate) fetch(added, lines, i);
-      map_line_backward<scalar_t, kind, inverse>(
+      if (Formula::kind == ScaleKind::gate) fetch(added, lines, i);
+      map_line_backward<scalar_t, Formula, inverse>(
           lines.length, from.data + i * from.row, spread_grad.data + i * lines.length, at.data + i * at.row,
           by.data + i * by.row, added.data + i * added.row, to_x.data + i * to_x.row, to_s.data + i * to_s.row,
           to_t.data + i * to_t.row, scale);
@@ -256,43 +273,24 @@ static void map_rows_backward(const AffineRowsBackward<scalar_t, scalar_t>& prob
   });
 }
 
-#define CGM_FOR_KIND(kind, call)            \
-  switch (kind) {                           \
-    case ScaleKind::exp:                    \
-      return call(ScaleKind::exp);          \
-    case ScaleKind::tanh:                   \
-      return call(ScaleKind::tanh);         \
-    case ScaleKind::softclip:               \
-      return call(ScaleKind::softclip);     \
-    case ScaleKind::sigmoid:                \
-      return call(ScaleKind::sigmoid);      \
-    case ScaleKind::softplus:               \
-      return call(ScaleKind::softplus);     \
-    case ScaleKind::gate:                   \
-      return call(ScaleKind::gate);         \
-    case ScaleKind::sigmoid_plus:           \
-      return call(ScaleKind::sigmoid_plus); \
-  }
-
 // `partial` takes the sums of a range of columns; null where the range has whole rows, which are then finished.
 template <typename scalar_t>
 void affine_range(const AffineRows<scalar_t, scalar_t>& problem, const Range& range, double* partial) {
-#define CGM_CALL(kind)                                                       \
-  (problem.inverse ? map_rows<scalar_t, kind, true>(problem, range, partial) \
-                   : map_rows<scalar_t, kind, false>(problem, range, partial))
-  CGM_FOR_KIND(formula_kind(problem.scale), CGM_CALL)
-#undef CGM_CALL
+  with_formula(problem.scale, [&](auto formula) {
+    using Formula = decltype(formula);
+    problem.inverse ? map_rows<scalar_t, Formula, true>(problem, range, partial)
+                    : map_rows<scalar_t, Formula, false>(problem, range, partial);
+  });
 }
 
 template <typename scalar_t>
 void affine_range_backward(const AffineRowsBackward<scalar_t, scalar_t>& problem, const Range& range) {
-#define CGM_CALL(kind)                                                       \
-  (problem.inverse ? map_rows_backward<scalar_t, kind, true>(problem, range) \
-                   : map_rows_backward<scalar_t, kind, false>(problem, range))
-  CGM_FOR_KIND(formula_kind(problem.scale), CGM_CALL)
-#undef CGM_CALL
+  with_formula(problem.scale, [&](auto formula) {
+    using Formula = decltype(formula);
+    problem.inverse ? map_rows_backward<scalar_t, Formula, true>(problem, range)
+                    : map_rows_backward<scalar_t, Formula, false>(problem, range);
+  });
 }
-#undef CGM_FOR_KIND
 
 }  // namespace CGM_LEVEL
 }  // namespace cgm::coupling

@@ -140,6 +140,27 @@ def test_large_and_small_parameters(scale, pair):
         assert (error <= 2 * bound + 3e-7).all(), (error, bound)
 
 
+@pytest.mark.parametrize("pair", fused())
+@pytest.mark.parametrize("bound", [60.0, 87.0, 88.0, 110.0])
+@pytest.mark.parametrize("scale", ["tanh", "softclip"])
+def test_scales_at_the_ends_of_what_float32_holds(scale, bound, pair):
+    """σ to the rounding of log σ while it is a normal number; beyond, what overflows is infinite, as in PyTorch."""
+    backend, device = pair
+    s = torch.tensor([[1e9, 300.0, 90.0, 1.0, 0.0, -1.0, -90.0, -300.0, -1e9]], device=device)
+    x, shift = torch.ones_like(s), torch.zeros_like(s)
+    with cgm_kernels.use_backend("reference"):
+        exact, _ = cgm_kernels.affine_coupling(
+            x.double(), s.double(), shift.double(), scale=scale, bound=bound, event_dims=0
+        )
+    with cgm_kernels.use_backend(backend):
+        y, _ = cgm_kernels.affine_coupling(x, s, shift, scale=scale, bound=bound, event_dims=0)
+    float32 = torch.finfo(torch.float32)
+    normal = (exact > float32.tiny) & (exact < float32.max)
+    torch.testing.assert_close(y.double()[normal], exact[normal], rtol=3e-7 * (1 + bound), atol=0)
+    assert torch.equal(y[exact > float32.max], torch.full_like(y[exact > float32.max], torch.inf))
+    assert (y[exact < float32.tiny] <= 2 * float32.tiny).all()
+
+
 @pytest.mark.parametrize("pair", running())
 @pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0), (0, 3, 2, 2)])
 def test_empty(shape, pair):

@@ -12,7 +12,7 @@ from cgm_kernels.coupling.layout import passing_part
 from cgm_models.flows import Composition, Inverse, RealNVP, transform
 from cgm_models.flows.actnorm import ActNorm
 from cgm_models.flows.convolution import InvertibleConvolution
-from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling
+from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling, Halves
 from cgm_models.flows.multiscale import MultiScale, ShiftPixels, Squeeze
 from cgm_models.flows.planar import MARGIN, Planar, SolvePlanar
 from cgm_models.flows.radial import Radial
@@ -38,6 +38,8 @@ LAYERS = {
     "affine": (lambda: AffineCoupling(MLP(2, 6, (8,)), 2), (5,)),
     "affine-first": (lambda: AffineCoupling(ResidualMLP(2, 6, 8), slice(0, 3)), (5,)),
     "affine-every-other": (lambda: AffineCoupling(MLP(2, 6, (8,)), slice(0, None, 2)), (5,)),
+    "affine-one-of-three": (lambda: AffineCoupling(MLP(2, 2, (8,)), slice(1, None, 2)), (3,)),
+    "affine-middle": (lambda: AffineCoupling(ResidualMLP(2, 4, 8), slice(1, 3)), (4,)),
     "additive": (lambda: AdditiveCoupling(MLP(2, 3, (8,)), slice(0, 3)), (5,)),
     "actnorm": (lambda: ActNorm(3), (3,)),
     "actnorm-image": (lambda: ActNorm(2), (2, 3, 2)),
@@ -90,7 +92,11 @@ def test_splits_that_cut_no_event_in_two_are_refused():
         passing_part(slice(1, 3), 5)
     for split in (slice(1, 3), slice(0, None, 2), slice(2, None)):
         with pytest.raises(ValueError, match=r"split must be an int or slice\(0, k\): got slice"):
-            AdditiveCoupling(MLP(2, 3, (8,)), split)
+            Halves(split)
+    with pytest.raises(ValueError, match="split must not be negative: got -2"):
+        Halves(-2)
+    with pytest.raises(ValueError, match="split must be within the 4 channels: got 5"):
+        Halves(5).cut(torch.zeros(2, 4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,16 +97,30 @@ class MLP(nn.Module):
             h = layer(self.activation(h))
         return h
 
-    def plain_layers(self) -> list[InputLayer | nn.Linear] | None:
-        """The layers, for who computes them in another way; None where hooks want the modules to be called."""
-        layers: list[InputLayer | nn.Linear] = [self.input, *self.layers]
-        return None if _watched(self) or any(map(_watched, layers)) else layers
+    def weights_and_biases(self) -> tuple[list[Tensor], list[Tensor]] | None:
+        """Of all layers, for who computes them in another way; None where the modules themselves have to be called."""
+        children: dict[str, Any] = self._modules  # type: ignore[assignment]  # quicker than attributes, at every step
+        first, rest = children["input"], children["layers"]
+        if type(rest) is not nn.ModuleList or _watched(self):
+            return None
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
+        for layer in (first, *rest._modules.values()):
+            if type(layer) not in (nn.Linear, InputLayer) or _watched(layer):
+                return None
+            own = layer._parameters
+            weight, bias = own.get("weight"), own.get("bias")
+            if weight is None or bias is None:
+                return None
+            weights.append(weight)
+            biases.append(bias)
+        return weights, biases
 
 
 def _watched(module: nn.Module) -> bool:
-    """Whether hooks want the module to be called."""
+    """Whether hooks want the module to be called, or an instance's own forward."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    return bool(hooks)
+    return bool(hooks) or "forward" in vars(module)
 
 
 class ResidualMLP(nn.Module):

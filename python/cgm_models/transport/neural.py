@@ -9,14 +9,15 @@ from os import PathLike
 import torch
 from torch import Generator, Tensor
 
-from cgm_kernels import random_projections, sliced_wasserstein_cost
+from cgm_kernels import checks, random_projections, sliced_wasserstein_cost
 
 from ..model import GenerativeModel
 from .directions import default_patch_sizes
 from .neural_base import gaussian_points
+from .neural_checks import data_rows, finite_context, flow_time, sample_size
 from .neural_network import VelocityNetwork
 from .neural_pool import FlowOptions, TrajectoryPool
-from .options import check_event_shape, check_neural_options, context_rows, flat_points, is_number, is_whole
+from .options import check_event_shape, check_neural_options, flat_points
 
 _CHUNK = 2048  # rows whose hidden layers stay in the cache
 _HELD_OUT_DIRECTIONS = 64
@@ -78,7 +79,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         global_fraction: the share of steps, the first ones, with directions over the whole image.
 
     ``save`` leaves the pool out: the saved model holds the network, the mean and the scale of the data, and nothing
-    else. Checkpoints of the trainer hold the pool, and at most ``pool.n_bytes()`` more.
+    else. Trained further, it keeps this mean and scale, and fills a new pool. Checkpoints of the trainer hold the pool,
+    and at most ``pool.n_bytes()`` more.
     """
 
     location: Tensor
@@ -112,7 +114,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         super().__init__(check_event_shape(event_shape), context_dim)
         self.dim = math.prod(self.event_shape)
         n_projections = min(128, max(32, self.dim)) if n_projections is None else n_projections
-        sizes = default_patch_sizes(self.event_shape) if patch_sizes is None else tuple(patch_sizes)
+        if patch_sizes is None:
+            patch_sizes = default_patch_sizes(self.event_shape)
         flow = FlowOptions(
             n_steps=n_flow_steps,
             step_size=min(n_projections, self.dim) / 4 if step_size is None else step_size,
@@ -121,7 +124,7 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
             n_clouds=n_clouds,
             n_knots=n_knots,
             context_scale=context_scale,
-            patch_sizes=sizes,
+            patch_sizes=tuple(checks.listed("patch_sizes", patch_sizes, "a list of whole numbers")),
             global_fraction=global_fraction,
         )
         whole = {
@@ -147,23 +150,17 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         """The time of the flow at its end: step size times steps, as of ``particle_flow``."""
         return self.pool.options.n_steps * self.pool.options.step_size
 
-    @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Take mean and scale from the points ``x``, and send a first cloud to them."""
-        flat, context = self._points(x), self._context(context, len(x))
-        self.location.copy_(flat.double().mean(0))
-        scale = (flat - self.location).double().square().mean().sqrt()
-        self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
-        with torch.autocast(flat.device.type, enabled=False):
-            self.pool.start(self._standardised(flat), self._rows(context, len(x)))
+        """Send a first cloud to the points ``x``, whose mean and scale the model takes if it has learnt nothing yet."""
+        self._start(*self._data(x, context))
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The two parts over the pool, which moves on; in evaluation mode the sliced W_2² from samples to ``x``."""
-        flat, rows = self._points(x), self._rows(self._context(context, len(x)), len(x))
+        flat, rows = self._data(x, context)
         if not self.training:
             return self._distance(flat, rows)
         if not self.pool.started:
-            self.initialize(x, context)
+            self._start(flat, rows)
         # Half precision is for the network alone.
         with torch.no_grad(), torch.autocast(flat.device.type, enabled=False):
             self.pool.remember(self._standardised(flat), rows)
@@ -179,26 +176,25 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         context: Tensor | None = None,
         generator: Generator | None = None,
         *,
-        time: float | None = None,
+        time: float | Tensor | None = None,
     ) -> Tensor:
         """``(n, *event)`` where the flow has base points at ``time``, by default at its end.
 
         ``context`` holds class labels of shape () or (n,), or numbers of shape (c,) or (n, c). The samples are
         independent only if ``even_samples`` is False.
         """
-        if not is_whole(n, 0):
-            raise ValueError(f"n must be a whole number, not negative: got {n!r}")
         return self.transport(self.sample_base(n, generator), context, time=time)
 
     def sample_base(self, n: int, generator: Generator | None = None) -> Tensor:
         """``(n, *event)`` points of the base, in the units of the data."""
+        n = sample_size(n)
         return self._to_event(gaussian_points(n, self.dim, generator, self.location, even=self.even_samples))
 
     @torch.no_grad()
-    def transport(self, points: Tensor, context: Tensor | None = None, *, time: float | None = None) -> Tensor:
+    def transport(self, points: Tensor, context: Tensor | None = None, *, time: float | Tensor | None = None) -> Tensor:
         """``points`` (n, *event) of the base, in the units of the data, where the flow has them at ``time``."""
-        x = self._standardised(self._points(points, "points"))
-        context, w = self._context(context, len(x)), self._w(time)
+        x = self._standardised(flat_points(points, "points", self.event_shape).to(self.location))
+        context, w = finite_context(context, len(x), self.context_dim, self.location), self._w(time)
         if not w or not len(x):
             return self._to_event(x)
         steps = self._steps(w, context)
@@ -207,9 +203,12 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         parts = [self._move(rows, [_rows(step, begin, begin + size) for step in steps]) for begin, rows in starts]
         return self._to_event(torch.cat(parts))
 
-    def trajectory(self, points: Tensor, times: Sequence[float], context: Tensor | None = None) -> Tensor:
+    def trajectory(self, points: Tensor, times: Sequence[float] | Tensor, context: Tensor | None = None) -> Tensor:
         """``(len(times), n, *event)``: ``points`` of the base where the flow has them at these times."""
-        return torch.stack([self.transport(points, context, time=time) for time in times])
+        states = [self.transport(points, context, time=time) for time in times]
+        if states:
+            return torch.stack(states)
+        return self.transport(points, context, time=0.0).new_empty(0, *points.shape)
 
     def memory_bytes(self) -> int:
         """Bytes of the saved model."""
@@ -222,6 +221,15 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
 
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.config.items() if value is not None)
+
+    @torch.no_grad()
+    def _start(self, flat: Tensor, rows: Tensor) -> None:
+        if not int(self.n_losses):
+            self.location.copy_(flat.double().mean(0))
+            scale = (flat - self.location).double().square().mean().sqrt()
+            self.scale.copy_(torch.where(scale > 0, scale, torch.ones_like(scale)))
+        with torch.autocast(flat.device.type, enabled=False):
+            self.pool.start(self._standardised(flat), rows)
 
     def _regression(self, n: int) -> Tensor:
         """E |v − (X_t − X_0)|² over n particles of the pool, at the beginning of a random one of the steps."""
@@ -268,24 +276,13 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
         clouds = self._standardised(samples), self._standardised(flat)
         return self._cost(*clouds, context, directions) * self.scale.square()
 
-    def _w(self, time: float | None) -> float:
+    def _w(self, time: float | Tensor | None) -> float:
         if time is None:
             return 1.0
-        if not is_number(time) or not 0.0 <= time <= self.end_time:
-            raise ValueError(f"time must lie in [0, {self.end_time:g}], the times of the flow: got {time!r}")
-        return self.pool.w_of(time / self.pool.options.step_size)
+        return self.pool.w_of(flow_time(time, self.end_time) / self.pool.options.step_size)
 
-    def _points(self, x: Tensor, name: str = "x") -> Tensor:
-        """``x`` as (n, d)."""
-        return flat_points(x, name, self.event_shape).to(self.location)
-
-    def _context(self, context: Tensor | None, n: int) -> Tensor | None:
-        """``context`` as (n, context_dim) in the dtype of the model."""
-        rows = context_rows(context, n, self.context_dim)
-        return None if rows is None else rows.to(self.location)
-
-    def _rows(self, context: Tensor | None, n: int) -> Tensor:
-        return self.location.new_empty(n, 0) if context is None else context
+    def _data(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
+        return data_rows(x, context, self.event_shape, self.context_dim, self.location)
 
     def _standardised(self, flat: Tensor) -> Tensor:
         return (flat - self.location) / self.scale

@@ -145,9 +145,10 @@ class TrajectoryPool(nn.Module):
         return torch.cat((directions * angle.cos(), self.options.context_scale * sphere * angle.sin()))
 
     def w_of(self, step: float) -> float:
-        """The time in [0, 1] of a step of the flow, whole or not."""
+        """The time in [0, 1] of a step of the flow, whole or not; that of the last one for any beyond it."""
         knots = [0, *self.knot_steps]
-        m = next((i for i, knot in enumerate(knots[1:]) if step <= knot), len(knots) - 2)
+        step = min(step, knots[-1])
+        m = next(i for i, knot in enumerate(self.knot_steps) if step <= knot)
         return (m + (step - knots[m]) / (knots[m + 1] - knots[m])) / (len(knots) - 1)
 
     @contextmanager
