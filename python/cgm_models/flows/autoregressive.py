@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from .flow import Flow
-from .masked import MaskedAffine, masked_layers
+from .masked import masked_layers
 from .options import check_choice, check_positive, resolve_event_shape
-
-SCALES = ("exp", "tanh", "softclip", "sigmoid", "softplus")
-GATE_BIAS = 2.0  # the gate begins at sigmoid(2) = 0.88, near the identity
+from .scales import SCALES
 
 
 class MAF(Flow):
     """``x_i = z_i · σ(s_i(x_<i)) + t_i(x_<i)``: densities in one pass (Papamakarios et al. 2017).
 
     A sample takes the dimensions one after the other, in the work of one pass. Images are taken for vectors. The flow
-    begins at the identity.
+    begins at the identity; with ``scale="sigmoid"``, which does not reach 1, every layer at x = 0.88 z.
 
     Args:
         n_layers: autoregressive layers.
@@ -66,9 +62,10 @@ class IAF(Flow):
     """``x = σ ⊙ z + (1 − σ) ⊙ t`` with gates σ_i(z_<i) and t_i(z_<i): samples in one pass (Kingma et al. 2016).
 
     The density of a given point takes the dimensions one after the other, in the work of one pass. Images are taken for
-    vectors. The gates begin near 1, where the layer is the identity. A gate only contracts, and without bound: that
-    suits a posterior trained on its own samples. A density trained by maximum likelihood wants a bounded scale that
-    goes both ways, ``scale="tanh"``, with which the layer is ``x = σ ⊙ z + t`` and begins at the identity.
+    vectors. Every gate begins at 0.88, near 1, where the layer is the identity. A gate only contracts, and without
+    bound: that suits a posterior trained on its own samples. A density trained by maximum likelihood wants a bounded
+    scale that goes both ways, ``scale="tanh"``. With it and MAF's other scales the layer is ``x = σ ⊙ z + t`` and
+    begins at the identity; with ``scale="sigmoid"``, which does not reach 1, at x = 0.88 z.
 
     Args:
         n_layers: autoregressive layers.
@@ -108,8 +105,4 @@ class IAF(Flow):
         layers = masked_layers(
             shape, context_dim, n_layers, hidden_features, activation, "forward", order, order_seed, scale, bound
         )
-        for layer in layers:
-            if scale == "gate" and isinstance(layer, MaskedAffine):
-                bias = layer.net.layers[-1].bias
-                nn.init.constant_(bias[: len(bias) // 2], GATE_BIAS)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)

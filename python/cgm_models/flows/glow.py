@@ -12,7 +12,7 @@ from .coupling import AffineCoupling
 from .flow import Flow
 from .multiscale import MultiScale, Squeeze, check_scales
 from .options import check_choice, check_positive, check_whole, require_image
-from .realnvp import SCALES
+from .scales import SCALES, begin
 from .transform import Composition, Transform
 
 
@@ -67,6 +67,7 @@ class Glow(Flow):
             conditioner = ConvResNet(
                 half, 2 * (channels - half), hidden_channels, n_blocks, context_dim=context_dim, activation=activation
             )
+            begin(conditioner.output, scale)
             return AffineCoupling(conditioner, half, scale=scale, bound=bound)
 
         scales, channels = [], shape[0]

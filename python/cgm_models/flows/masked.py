@@ -12,6 +12,7 @@ from cgm_kernels import masked_mlp_affine, masked_mlp_inverse
 
 from ..nets import MaskedMLP
 from .options import check_choice, check_whole
+from .scales import begin
 from .transform import Transform, on_vectors
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "silu", "gelu", "elu", "softplus")
@@ -84,5 +85,6 @@ def masked_layers(
         else:
             places = list(range(size))[:: -1 if index % 2 else 1]
         net = MaskedMLP(places, 2, hidden_features, context_dim, activation)
+        begin(net.layers[-1], scale)
         layers.append(MaskedAffine(net, activation, parallel, scale=scale, bound=bound))
     return on_vectors(layers, shape)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import nn
+
 from ..nets import MLP, ConvResNet
 from .actnorm import ActNorm
 from .coupling import AffineCoupling, alternating_split
 from .flow import Flow
 from .multiscale import MultiScale, ShiftPixels, Squeeze, check_scales
 from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
+from .scales import SCALES, begin
 from .transform import Composition, Transform, on_vectors
-
-SCALES = ("exp", "tanh", "softclip", "sigmoid", "softplus")
 
 
 class RealNVP(Flow):
@@ -21,7 +22,8 @@ class RealNVP(Flow):
 
     Images (channels, height, width) pass ``n_scales`` scales: the 2×2 blocks of pixels become channels, half of the
     couplings then see a checkerboard of pixels and half of them a split by columns, and half of the channels leave for
-    the latent. ``n_scales=0`` takes an image for a vector. The flow begins at the identity.
+    the latent. ``n_scales=0`` takes an image for a vector. The couplings begin at the identity; with
+    ``scale="sigmoid"``, which does not reach 1, at x_b = 0.88 z_b.
 
     Args:
         n_layers: couplings; of images, couplings at every scale.
@@ -69,11 +71,7 @@ class RealNVP(Flow):
         def coupling(index: int, channels: int) -> list[Transform]:
             split, n_passing, n_moved = alternating_split(index, channels)
             widths: dict[str, Any] = {"context_dim": context_dim, "activation": activation}
-            conditioner = (
-                ConvResNet(n_passing, 2 * n_moved, hidden_features[0], len(hidden_features), **widths)
-                if image
-                else MLP(n_passing, 2 * n_moved, hidden_features, **widths)
-            )
+            conditioner = _conditioner(n_passing, n_moved, hidden_features, image, scale, **widths)
             norm = [ActNorm(channels)] if actnorm else []
             return [AffineCoupling(conditioner, split, scale=scale, bound=bound), *norm]
 
@@ -92,3 +90,15 @@ class RealNVP(Flow):
             layers = [layer for i in range(n_layers) for layer in coupling(i, size)]
             layers = on_vectors(layers, shape)
         super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)
+
+
+def _conditioner(
+    n_passing: int, n_moved: int, hidden_features: Sequence[int], image: bool, scale: str, **options: Any
+) -> nn.Module:
+    if image:
+        residual = ConvResNet(n_passing, 2 * n_moved, hidden_features[0], len(hidden_features), **options)
+        begin(residual.output, scale)
+        return residual
+    perceptron = MLP(n_passing, 2 * n_moved, hidden_features, **options)
+    begin(perceptron.layers[-1] if perceptron.layers else perceptron.input, scale)
+    return perceptron
