@@ -267,7 +267,6 @@ def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
 
-
     with pytest.raises(TypeError, match="patch_sizes must be a list of whole numbers: got int"):
         small(patch_sizes=2)
 
