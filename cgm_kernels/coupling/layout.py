@@ -41,12 +41,12 @@ def transformed(split: int | slice, channels: int) -> range:
             raise ValueError(f"split must be between 0 and the number of channels, {channels}: got {split}")
         return range(start, channels)
     try:
-        start, stop, step = split.indices(channels)
+        moved = range(channels)[split]  # no slice.indices: torch 2.11 does not trace it
     except TypeError as error:
         raise TypeError(f"split must be a slice of integers: got {split}") from error
-    if step < 1:
+    if moved.step < 1:
         raise ValueError(f"split must be a slice that steps forward: got {split}")
-    return range(start, stop, step)
+    return moved
 
 
 def passing_part(split: int | slice, channels: int) -> slice:

@@ -56,7 +56,7 @@ def couple(
     x: Tensor, parameters: Tensor, moved: slice | Tensor, layout: str, *, inverse: bool, **scale: Any
 ) -> tuple[Tensor, Tensor]:
     """A coupling that transforms the channels ``moved`` of x (B, C, …), a slice or an index, by ``parameters``."""
-    count = len(range(*moved.indices(x.shape[1]))) if isinstance(moved, slice) else len(moved)
+    count = len(range(x.shape[1])[moved]) if isinstance(moved, slice) else len(moved)
     if parameters.shape != (x.shape[0], 2 * count, *x.shape[2:]):
         raise PassOn("parameters of another shape")
     if isinstance(moved, slice) and (x.dim() == 2 or (moved.step in (None, 1) and not layout.startswith("inter"))):

@@ -27,9 +27,21 @@ inline bool is_plain(const at::Tensor& tensor) {
   return within(tensor.key_set(), plain) && !tensor._fw_grad(/*level=*/0).defined();
 }
 
+// The key of named dimensions, which torch 2.11 leaves out during every backward and later versions do not have.
+template <typename Key>
+constexpr auto names_of(int) -> decltype(c10::DispatchKeySet(Key::Named)) {
+  return c10::DispatchKeySet(Key::Named);
+}
+
+template <typename Key>
+constexpr c10::DispatchKeySet names_of(long) {
+  return {};
+}
+
 inline bool thread_is_plain() {
   const auto keys = c10::impl::tls_local_dispatch_key_set();
-  return within(keys.included_, c10::default_included_set) && within(keys.excluded_, c10::default_excluded_set);
+  return within(keys.included_, c10::default_included_set) &&
+         within(keys.excluded_, c10::default_excluded_set | names_of<c10::DispatchKey>(0));
 }
 
 inline bool is_plain(const std::optional<at::Tensor>& tensor) { return !tensor.has_value() || is_plain(*tensor); }
