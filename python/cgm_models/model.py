@@ -124,35 +124,6 @@ def load(directory: str | os.PathLike[str]) -> GenerativeModel:
     return model.eval()
 
 
-def class_labels(context: Tensor, n: int, n_classes: int) -> Tensor:
-    """The ``(n,)`` int64 labels that a class context stands for.
-
-    ``context`` holds integer labels of shape () or (n,), or one-hot rows of shape (n_classes,) or (n, n_classes).
-    """
-    if not isinstance(context, Tensor):
-        raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
-    labels = context
-    if context.is_floating_point() or (context.ndim and context.shape[-1] == n_classes and context.ndim == 2):
-        if context.shape not in ((n_classes,), (n, n_classes)):
-            raise ValueError(_context_error(context, n, n_classes))
-        labels = context.argmax(-1)
-        if not torch.equal(context, nn.functional.one_hot(labels, n_classes).to(context.dtype)):
-            raise ValueError(f"context of shape {tuple(context.shape)} must be one-hot: one 1 in a row, else 0")
-    if labels.dtype == torch.bool or labels.is_complex() or labels.shape not in ((), (n,)):
-        raise ValueError(_context_error(context, n, n_classes))
-    if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
-        got = f"{int(labels.min())} to {int(labels.max())}"
-        raise ValueError(f"context must hold class labels from 0 to {n_classes - 1}: got {got}")
-    return labels.long().expand(n)
-
-
-def _context_error(context: Tensor, n: int, n_classes: int) -> str:
-    return (
-        f"context must hold integer labels of shape () or ({n},), or one-hot rows of shape ({n_classes},) or "
-        f"({n}, {n_classes}): got {context.dtype} of shape {tuple(context.shape)}"
-    )
-
-
 def _recording(init: Any) -> Any:
     """``init`` that first records the arguments of the outermost constructor as the configuration."""
     signature = inspect.signature(init)

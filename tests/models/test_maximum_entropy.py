@@ -184,7 +184,7 @@ def test_classes_have_laws_of_their_own():
     assert float(lag[labels == 0].mean()) > 3 > -3 > float(lag[labels == 2].mean())
     assert max(model.mismatch(x, labels).values()) < 0.15
     assert model.sample(7, generator=seeded(1)).shape == (7, 16)
-    with pytest.raises(ValueError, match="classes \\[1\\], which had no example"):
+    with pytest.raises(ValueError, match="classes \\[1\\], which had no data"):
         model.sample(1, torch.tensor(1))
     with pytest.raises(ValueError, match="context must say which"):
         model.energy(x)

@@ -11,7 +11,8 @@ from torch import nn
 
 import cgm_models
 from cgm_models import registry
-from cgm_models.model import CONFIG, WEIGHTS, GenerativeModel, class_labels
+from cgm_models.inputs import class_labels
+from cgm_models.model import CONFIG, WEIGHTS, GenerativeModel
 from cgm_models.training import write_atomic
 
 

@@ -13,8 +13,8 @@ from cgm_kernels import hutchinson_probes
 from cgm_kernels.divergence.hutchinson import NOISES
 
 from ..flows.flow import Flow
-from ..flows.options import check_choice, check_whole
 from ..flows.transform import Transform
+from ..options import check_choice, check_whole
 from .field import VectorField
 from .solve import solve
 from .solver import Solution, Solver

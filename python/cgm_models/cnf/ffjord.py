@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from ..flows.actnorm import ActNorm
-from ..flows.options import check_whole, resolve_event_shape
 from ..flows.preprocess import dequantize
 from ..flows.transform import Transform, on_vectors
+from ..options import check_whole, resolve_event_shape
 from .continuous import ContinuousFlow, ContinuousTransform
 from .field_perceptron import PerceptronField
 from .regularization import Regularizers

@@ -15,8 +15,8 @@ from cgm_kernels import mlp_divergence, mlp_flow
 from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
-from ..flows.options import check_choice, check_positive, check_whole
 from ..nets.mlp import check_features, zero_
+from ..options import check_choice, check_positive, check_whole
 from .field import Time, VectorField
 from .solver import Solution, Solver
 

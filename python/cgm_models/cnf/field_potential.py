@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from cgm_kernels import PotentialFlow, potential_divergence, potential_flow, potential_gradient, potential_value
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
-from ..flows.options import check_positive, check_whole
+from ..options import check_positive, check_whole
 from .field import Time, VectorField
 from .solver import Solution, Solver
 

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 from torch.distributions import MultivariateNormal
 
-from ..flows.options import check_whole
+from ..options import check_whole
 from .integration import integrate
 from .solver import Solver
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..flows.options import check_choice, check_whole, resolve_event_shape
 from ..flows.transform import Transform, on_vectors
+from ..options import check_choice, check_whole, resolve_event_shape
 from .continuous import ContinuousFlow, ContinuousTransform
 from .field import Time, VectorField
 from .field_potential import Potential

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ..flows.options import check_positive, check_whole
+from ..options import check_positive, check_whole
 
 if TYPE_CHECKING:
     from .continuous import ContinuousFlow

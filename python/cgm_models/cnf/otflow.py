@@ -10,9 +10,9 @@ from torch import Tensor
 
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
-from ..flows.options import check_positive, check_whole, resolve_event_shape
 from ..flows.preprocess import dequantize
 from ..flows.transform import on_vectors
+from ..options import check_positive, check_whole, resolve_event_shape
 from .continuous import ContinuousFlow, ContinuousTransform
 from .field_potential import Potential, PotentialField
 from .solver import Solver

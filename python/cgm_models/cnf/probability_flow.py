@@ -18,7 +18,7 @@ from torch.distributions import MultivariateNormal
 
 from cgm_kernels import langevin_step
 
-from ..flows.options import check_positive, check_whole
+from ..options import check_positive, check_whole
 from .integration import integrate
 from .solver import Solver
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..options import check_not_negative
 from .solver import Solution
 
 
@@ -26,9 +27,7 @@ class Regularizers:
 
     def __post_init__(self) -> None:
         for name in ("kinetic", "frobenius"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name} must be a finite number, not negative: got {value!r}")
+            check_not_negative(name, getattr(self, name))
 
     @property
     def active(self) -> bool:

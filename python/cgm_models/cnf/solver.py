@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..flows.options import check_choice, check_positive, check_whole
+from ..options import check_choice, check_positive, check_whole
 
 FIXED = ("euler", "midpoint", "rk4", "rk4_38")
 ADAPTIVE = ("dopri5",)

@@ -13,8 +13,8 @@ from torch import Generator, Tensor
 from cgm_kernels import normal
 from cgm_kernels.langevin import noise_state
 
+from ..options import check_whole
 from .chains import EnergyFunction, Evaluated, evaluate, mala_choose, mala_proposal
-from .options import check_whole
 
 _ACCEPTANCE = 0.6  # near the optimum of MALA, which is 0.574 in many dimensions
 _PILOT_EVERY = 4

@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..options import is_number
 from .chains import evaluate
 
 
@@ -34,7 +35,7 @@ class Composable:
     """The operators, for callables ``(n, *event) -> (n,)``."""
 
     def __add__(self, other: Any) -> Energy:
-        if _is_number(other):
+        if is_number(other):
             return _Sum((self,), (1.0,), float(other))
         return _Sum((self, other), (1.0, 1.0)) if callable(other) else NotImplemented
 
@@ -43,7 +44,7 @@ class Composable:
     def __mul__(self, factor: Any) -> Energy:
         if callable(factor):
             raise TypeError("energies are not multiplied with one another: the product of the densities is a + b")
-        return _Sum((self,), (float(factor),)) if _is_number(factor) else NotImplemented
+        return _Sum((self,), (float(factor),)) if is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -51,7 +52,7 @@ class Composable:
         return _Sum((self,), (-1.0,))
 
     def __sub__(self, other: Any) -> Energy:
-        if _is_number(other):
+        if is_number(other):
             return self + -other
         return _Sum((self, other), (1.0, -1.0)) if callable(other) else NotImplemented
 
@@ -123,7 +124,3 @@ def mixture(
         raise ValueError(f"weights must be positive and finite: got {shares}")
     total = math.log(sum(shares))
     return _Mixture(tuple(energies), [math.log(w) - total - z for w, z in zip(shares, constants, strict=True)])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

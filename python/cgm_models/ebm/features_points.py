@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..options import check_positive, check_whole
 from .features import Feature
-from .options import check_positive, check_whole
 
 
 class _PointFeature(Feature):

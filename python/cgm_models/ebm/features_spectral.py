@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..options import check_whole
 from .features import Feature, as_fields, squared_modulus
-from .options import check_whole
 
 
 class Autocovariance(Feature):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..options import check_whole, is_number
 from .features import Feature, as_fields
-from .options import check_whole, is_number
 
 
 class Histogram(Feature):

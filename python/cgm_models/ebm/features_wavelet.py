@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from ..options import check_whole
 from .features import Feature, as_fields, squared_modulus
 from .features_spectral import autocorrelation, lag_places
-from .options import check_whole
 
 
 class Wavelets(Feature):

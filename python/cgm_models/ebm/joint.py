@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrize
 
+from ..options import check_choice, check_not_negative, check_whole
 from .model import EnergyModel
-from .options import check_choice, check_not_negative, check_whole
 
 
 class JointEnergyModel(EnergyModel):

@@ -10,12 +10,13 @@ from torch import Generator, Tensor
 
 from cgm_kernels.langevin import noise_state
 
-from ..model import GenerativeModel, class_labels
+from ..inputs import drawn_labels, fitted_labels, sample_size
+from ..model import GenerativeModel
+from ..options import check_not_negative, resolve_event_shape
 from . import features_points, features_spectral, features_texture, features_wavelet  # noqa: F401  they register
 from .coordinates import Coordinates
 from .features import FeatureList
 from .maximum_entropy_fit import check_fit_options, deviations, fit_model, run_chains
-from .options import check_not_negative, check_whole, resolve_event_shape
 
 
 class MaximumEntropyModel(GenerativeModel):
@@ -92,8 +93,7 @@ class MaximumEntropyModel(GenerativeModel):
         average_from: float = 0.5,
         sample_steps: int = 200,
     ) -> None:
-        super().__init__(resolve_event_shape(event_shape, None), context_dim)
-        check_whole("context_dim", context_dim, 0)
+        super().__init__(resolve_event_shape(event_shape, None, context_dim), context_dim)
         self.n_classes = max(1, context_dim)
         self.features = FeatureList(self.event_shape, _default(self.event_shape) if features is None else features)
         periodic = self.features.periodic
@@ -152,8 +152,7 @@ class MaximumEntropyModel(GenerativeModel):
         calls to be independent. Without ``context`` classes are drawn as often as they were in the data.
         """
         self._check_fitted()
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n must be a whole number, not negative: got {n!r}")
+        n = sample_size(n)
         labels = self._sample_labels(n, context, generator)
         state = noise_state(generator, self.theta.device)
         # The k-th sample of a class is the chain k modulo n_chains of that class, after 1 + k // n_chains rounds.
@@ -240,22 +239,13 @@ class MaximumEntropyModel(GenerativeModel):
         return self.chains.flatten(0, 1).clone(), labels
 
     def _labels(self, context: Tensor | None, n: int) -> Tensor:
-        if not self.context_dim:
-            if context is not None:
-                raise ValueError("this model has no classes: context must be None")
-            return torch.zeros(n, dtype=torch.int64, device=self.theta.device)
-        if context is None:
-            raise ValueError(f"this model has {self.context_dim} classes: context must say which")
-        labels = class_labels(context, n, self.context_dim).to(self.theta.device)
-        empty = [label for label in labels.unique().tolist() if self.n_fitted and not self.class_counts[label]]
-        if empty:
-            raise ValueError(f"context asks for the classes {empty}, which had no example")
-        return labels
+        seen = self.class_counts if self.n_fitted else torch.ones_like(self.class_counts)
+        labels = fitted_labels(self, context, n, seen)
+        return seen.new_zeros(n) if labels is None else labels
 
     def _sample_labels(self, n: int, context: Tensor | None, generator: Generator | None) -> Tensor:
         if self.context_dim and context is None:
-            shares = self.class_counts.double().cpu()
-            context = torch.multinomial(shares, max(n, 1), replacement=True, generator=generator)[:n]
+            context = drawn_labels(self.class_counts, n, generator)
         return self._labels(context, n)
 
     def _empty_state(self) -> dict[str, Tensor]:

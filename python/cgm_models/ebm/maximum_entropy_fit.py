@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 from cgm_kernels import langevin_step
 from cgm_kernels.langevin import noise_state
 
-from ..model import class_labels
+from ..inputs import class_data
+from ..options import check_flag, check_not_negative, check_positive, check_share, check_whole
 from ..training.interrupts import stop_on_signal
 from ..training.monitor import NonFiniteError
 from ..training.progress import progress_bar
-from .options import check_not_negative, check_positive, check_whole, is_number
 
 if TYPE_CHECKING:
     from .maximum_entropy import MaximumEntropyModel
@@ -195,22 +195,11 @@ def deviations(covariance: Tensor) -> Tensor:
 
 def _check_data(model: MaximumEntropyModel, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor]:
     """The examples (n, *event) on the model's device and their labels; errors that name what is wrong."""
-    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a float32 or float64 Tensor: got {got}")
-    x = x[None] if tuple(x.shape) == model.event_shape else x
-    if tuple(x.shape[1:]) != model.event_shape or not len(x):
-        wanted = ", ".join(map(str, model.event_shape))
-        raise ValueError(f"x must have shape ({wanted}) or (n, {wanted}), n at least 1: got {tuple(x.shape)}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x must be finite: it holds NaN or infinity")
-    if (context is None) != (model.context_dim == 0):
-        need = f"labels of {model.context_dim} classes" if model.context_dim else "None, as the model has no classes"
-        raise ValueError(f"context must be {need}: got {'None' if context is None else tuple(context.shape)}")
+    if isinstance(x, Tensor) and tuple(x.shape) == model.event_shape:
+        x = x[None]
+    labels = class_data(model, x, context)
     x = x.detach().to(model.theta.device)
-    if context is None:
-        return x, torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    return x, class_labels(context, len(x), model.context_dim).to(x.device)
+    return x, x.new_zeros(len(x), dtype=torch.int64) if labels is None else labels.to(x.device)
 
 
 def check_fit_options(model: MaximumEntropyModel) -> None:
@@ -223,7 +212,5 @@ def check_fit_options(model: MaximumEntropyModel) -> None:
         check_not_negative(name, getattr(model, name))
     if model.bound is not None:
         check_positive("bound", model.bound)
-    if not is_number(model.average_from) or not 0.0 <= model.average_from <= 1.0:
-        raise ValueError(f"average_from must lie in [0, 1]: got {model.average_from!r}")
-    if not isinstance(model.standardize, bool):
-        raise ValueError(f"standardize must be True or False: got {model.standardize!r}")
+    check_share("average_from", model.average_from)
+    check_flag("standardize", model.standardize)

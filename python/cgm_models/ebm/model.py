@@ -9,21 +9,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils import parametrize
 
+from ..inputs import context_rows, sample_size
 from ..model import GenerativeModel
+from ..options import check_choice, check_whole, resolve_event_shape
 from .annealing import LogPartition, summarise
 from .chains import SAMPLERS, ChainOptions, run_chains
 from .composition import Composable, Energy
 from .likelihood import Likelihood, held_out_loss, log_likelihood, log_weights
 from .networks import NETWORKS, make_network
 from .objectives import CHAINS, OBJECTIVES
-from .options import (
-    check_choice,
-    check_options,
-    check_range,
-    check_whole,
-    context_rows,
-    resolve_event_shape,
-)
+from .options import check_options, check_range
 from .replay import ReplayBuffer
 
 
@@ -106,8 +101,7 @@ class EnergyModel(Composable, GenerativeModel):
         *,
         dim: int | None = None,
     ) -> None:
-        check_whole("context_dim", context_dim, 0)
-        super().__init__(resolve_event_shape(event_shape, dim), context_dim)
+        super().__init__(resolve_event_shape(event_shape, dim, context_dim), context_dim)
         check_options(locals(), {"network": NETWORKS, "objective": tuple(OBJECTIVES), "sampler": SAMPLERS})
         self.clamp = check_range("clamp", clamp)
         if self.clamp is not None and standardize and len(self.event_shape) != 3:
@@ -175,7 +169,7 @@ class EnergyModel(Composable, GenerativeModel):
         They begin at chains of the replay buffer with the same context where there are some, else at N(0, I);
         ``start="noise"`` has all begin there. ``generator`` is a CPU generator.
         """
-        check_whole("n", n, 0)
+        n = sample_size(n)
         check_choice("start", start, ("buffer", "noise"))
         rows = self.rows(context, n)
         steps = self.sample_steps if n_steps is None else n_steps

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..options import check_choice, check_positive, resolve_event_shape
 from .flow import Flow
 from .masked import masked_layers
-from .options import check_choice, check_positive, resolve_event_shape
 from .scales import SCALES
 
 

@@ -22,8 +22,8 @@ from torch.distributions import (
 )
 from torch.distributions.transforms import SigmoidTransform
 
+from ..options import check_choice, check_positive, check_whole
 from .base import LOG_2PI, Base, DistributionBase, FixedBase, StandardNormal
-from .options import check_choice, check_positive, check_whole
 
 
 class Factorised(DistributionBase):

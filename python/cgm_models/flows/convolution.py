@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .options import check_choice
+from ..options import check_choice
 from .transform import Transform
 
 

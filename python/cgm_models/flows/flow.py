@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from ..model import GenerativeModel, class_labels
+from ..inputs import context_rows, sample_size
+from ..model import GenerativeModel
+from ..options import check_whole
 from .actnorm import ActNorm
 from .bases import make_base
 from .diagnosis import explain_non_finite
-from .options import check_whole
 from .preprocess import Sigmoid, bits_per_dim, check_levels, dequantize
 from .transform import Composition, Transform
 
@@ -120,7 +121,7 @@ class Flow(GenerativeModel, abstract=True):
         learnt = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.base.parameters())
         if learnt and not self.base.has_rsample:
             raise ValueError("samples of this base do not carry the gradient of its parameters: fix them")
-        check_whole("n", n, 0)
+        n = sample_size(n)
         context = self.expand_context(context, n)
         z = self.base.draw(n, context, generator)
         x, log_det = self.transform(z, context)
@@ -134,7 +135,7 @@ class Flow(GenerativeModel, abstract=True):
         """``(n, *event)``; ``temperature`` scales the latent points about the mean of the base."""
         if not temperature >= 0.0:
             raise ValueError(f"temperature must be a number, not negative: got {temperature!r}")
-        check_whole("n", n, 0)
+        n = sample_size(n)
         context = self.expand_context(context, n)
         z = self.base.draw(n, context, generator, temperature)
         x, log_det = self.transform(z, context)
@@ -178,22 +179,7 @@ class Flow(GenerativeModel, abstract=True):
 
     def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim) in the dtype of the flow."""
-        if not self.context_dim:
-            if context is not None:
-                raise ValueError("this flow has no context: construct it with context_dim, or leave context out")
-            return None
-        if context is None:
-            raise ValueError(f"this flow is conditional: context must have shape ({self.context_dim},) or (n, ...)")
-        if not isinstance(context, Tensor):
-            raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
-        like = self.base.like
-        if not context.is_floating_point():
-            labels = class_labels(context, n, self.context_dim)
-            return nn.functional.one_hot(labels, self.context_dim).to(like)
-        if context.shape not in ((self.context_dim,), (n, self.context_dim)):
-            expected = f"({self.context_dim},) or ({n}, {self.context_dim})"
-            raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
-        return context.to(like).expand(n, self.context_dim)
+        return context_rows(context, n, self.context_dim, self.base.like)
 
     def _check_points(self, name: str, points: Tensor) -> None:
         if points.shape[1:] != self.event_shape or not points.ndim:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..nets import ConvResNet
+from ..options import check_choice, check_positive, check_whole
 from .actnorm import ActNorm
 from .convolution import InvertibleConvolution
 from .coupling import AffineCoupling
 from .flow import Flow
 from .multiscale import MultiScale, Squeeze, check_scales
-from .options import check_choice, check_positive, check_whole, require_image
+from .options import require_image
 from .scales import SCALES, begin
 from .transform import Composition, Transform
 

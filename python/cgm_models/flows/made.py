@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 
 from ..nets import MaskedMLP
+from ..options import check_choice, check_positive, check_whole, resolve_event_shape
 from .flow import Flow
 from .masked import ACTIVATIONS, MaskedAffine
 from .mixture import MaskedMixture, StandardLogistic
-from .options import check_choice, check_positive, check_whole, resolve_event_shape
 from .transform import Transform, on_vectors
 
 

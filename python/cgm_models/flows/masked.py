@@ -11,7 +11,7 @@ from torch import Tensor
 from cgm_kernels import masked_mlp_affine, masked_mlp_inverse
 
 from ..nets import MaskedMLP
-from .options import check_choice, check_whole
+from ..options import check_choice, check_whole
 from .scales import begin
 from .transform import Transform, on_vectors
 

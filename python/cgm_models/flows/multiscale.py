@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from .options import check_whole
+from ..options import check_whole
 from .transform import Composition, Transform
 
 

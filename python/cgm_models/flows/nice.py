@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..nets import MLP
+from ..options import check_whole, resolve_event_shape
 from .coupling import AdditiveCoupling, alternating_split
 from .flow import Flow
-from .options import check_whole, require_two, resolve_event_shape
+from .options import require_two
 from .scaling import DiagonalScaling
 from .transform import Transform, on_vectors
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nets import GatedPixelLayer, MaskedConv2d, RowLSTM
-from .options import check_whole
+from ..options import check_whole
 from .pixels import PixelModel
 
 

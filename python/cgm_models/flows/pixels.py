@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from ..model import GenerativeModel, class_labels
+from ..inputs import context_rows, sample_size
+from ..model import GenerativeModel
+from ..options import check_whole
 from .logistic_mixture import draw, log_probabilities
-from .options import check_whole, require_image
+from .options import require_image
 
 
 class PixelModel(GenerativeModel, abstract=True):
@@ -51,7 +52,7 @@ class PixelModel(GenerativeModel, abstract=True):
     @torch.no_grad()
     def sample(self, n: int, context: Tensor | None = None, generator: Generator | None = None) -> Tensor:
         """``(n, *event)``, with one pass of the network over the rows so far for each number of the image."""
-        check_whole("n", n, 0)
+        n = sample_size(n)
         context = self.expand_context(context, n)
         like = next(self.parameters())
         channels, height, width = self.event_shape
@@ -68,20 +69,7 @@ class PixelModel(GenerativeModel, abstract=True):
 
     def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim); integer class labels () or (n,) stand for one-hot rows."""
-        if (context is None) != (self.context_dim == 0):
-            expected = f"have {self.context_dim} numbers a row" if self.context_dim else "be left out"
-            raise ValueError(f"context must {expected}: got {None if context is None else tuple(context.shape)}")
-        if context is None:
-            return None
-        if not isinstance(context, Tensor):
-            raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
-        like = next(self.parameters())
-        if not context.is_floating_point():
-            return F.one_hot(class_labels(context, n, self.context_dim), self.context_dim).to(like)
-        if context.shape not in ((self.context_dim,), (n, self.context_dim)):
-            expected = f"({self.context_dim},) or ({n}, {self.context_dim})"
-            raise ValueError(f"context must have shape {expected}: got {tuple(context.shape)}")
-        return context.to(like).expand(n, self.context_dim)
+        return context_rows(context, n, self.context_dim, next(self.parameters()))
 
     def _levels(self, x: Tensor) -> Tensor:
         if x.shape[1:] != self.event_shape or not x.ndim:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..options import check_whole, resolve_event_shape
 from .flow import Flow
-from .options import check_whole, resolve_event_shape
 from .transform import Transform, on_vectors
 
 MARGIN = 1e-3

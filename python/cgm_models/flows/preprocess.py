@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from .options import check_whole
+from ..options import check_whole
 from .transform import Transform
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..options import check_whole, resolve_event_shape
 from .flow import Flow
-from .options import check_whole, resolve_event_shape
 from .planar import above_minus_one
 from .transform import Transform, on_vectors
 

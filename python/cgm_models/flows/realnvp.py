@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from ..nets import MLP, ConvResNet
+from ..options import check_choice, check_positive, check_whole, resolve_event_shape
 from .actnorm import ActNorm
 from .coupling import AffineCoupling, alternating_split
 from .flow import Flow
 from .multiscale import MultiScale, ShiftPixels, Squeeze, check_scales
-from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
+from .options import require_two
 from .scales import SCALES, begin
 from .transform import Composition, Transform, on_vectors
 

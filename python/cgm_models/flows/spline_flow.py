@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..nets import MLP
+from ..options import check_choice, check_positive, check_whole, resolve_event_shape
 from .convolution import InvertibleConvolution
 from .coupling import Halves, alternating_split
 from .flow import Flow
-from .options import check_choice, check_positive, check_whole, require_two, resolve_event_shape
+from .options import require_two
 from .spline import MIN_SIZE, rational_quadratic_spline
 from .transform import Transform, on_vectors
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from ..options import check_whole, is_number
 from .devices import ACCELERATORS, PRECISIONS, STRATEGIES
 from .schedule import SCHEDULES
 
@@ -53,22 +54,17 @@ def check_options(trainer: Trainer) -> None:
         value = getattr(trainer, name)
         if value is None and name in _MAY_BE_NONE:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
+        check_whole(name, value, least)
     for name, (low, high) in _RANGES.items():
         value = getattr(trainer, name)
         if value is None and name in _MAY_BE_NONE:
             continue
-        if not _is_number(value) or not (low < value < high or (value == low and name in _MAY_BE_ZERO)):
+        if not is_number(value) or not (low < value < high or (value == low and name in _MAY_BE_ZERO)):
             interval = f"{'at least' if name in _MAY_BE_ZERO else 'above'} {low:g}"
             below = "" if math.isinf(high) else f" and below {high:g}"
             raise ValueError(f"{name} must be a number {interval}{below}: got {value!r}")
     betas = trainer.betas
-    if len(betas) != 2 or not all(_is_number(beta) and 0.0 <= beta < 1.0 for beta in betas):
+    if len(betas) != 2 or not all(is_number(beta) and 0.0 <= beta < 1.0 for beta in betas):
         raise ValueError(f"betas must be two numbers from 0 to 1, 1 excluded: got {betas!r}")
     if trainer.warmup_steps > trainer.max_steps:
         raise ValueError(f"warmup_steps must be at most max_steps, {trainer.max_steps}: got {trainer.warmup_steps}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from cgm_kernels import random_projections, sliced_wasserstein_distance
 
-from ..model import class_labels
+from ..inputs import class_data
 from ..training.progress import progress_bar
 from .directions import patch_projections, patch_size
 from .quantiles import merge_ties, move, quantile_table
@@ -48,7 +48,7 @@ def fit_flow(
     log: Log | None,
 ) -> None:
     """See :meth:`SlicedWassersteinFlow.fit`; until the end the model stays as it was."""
-    labels = _check_data(model, x, context)
+    labels = class_data(model, x, context)
     resume = resume and model.n_fitted > 0
     if resume and model.n_fitted == model.n_steps:
         return
@@ -148,24 +148,6 @@ def _distance_left(model: SlicedWassersteinFlow, data: _Data, particles: Tensor)
         if len(points)
     ]
     return math.sqrt(sum(squares)) * float(data.scale)
-
-
-def _check_data(model: SlicedWassersteinFlow, x: Tensor, context: Tensor | None) -> Tensor | None:
-    """The labels, or None; errors that name what is wrong with the data."""
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"x must be a floating-point Tensor: got {got}")
-    if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x must be float32 or float64, pass x.float(): got {x.dtype}")
-    if x.shape[1:] != model.event_shape or not len(x):
-        wanted = ", ".join(map(str, model.event_shape))
-        raise ValueError(f"x must have shape (n, {wanted}) with n at least 1: got {tuple(x.shape)}")
-    if not bool(x.isfinite().all()):
-        raise ValueError("x must be finite: it holds NaN or infinity")
-    if (context is None) != (model.context_dim == 0):
-        need = f"labels of {model.context_dim} classes" if model.context_dim else "None, as the flow has no classes"
-        raise ValueError(f"context must be {need}: got {'None' if context is None else tuple(context.shape)}")
-    return None if context is None else class_labels(context, len(x), model.context_dim)
 
 
 def _standardised(model: SlicedWassersteinFlow, x: Tensor, labels: Tensor | None, resume: bool) -> _Data:

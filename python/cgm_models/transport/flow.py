@@ -12,10 +12,12 @@ from torch import Generator, Tensor
 
 from cgm_kernels import checks
 
-from ..model import GenerativeModel, class_labels
+from ..inputs import drawn_labels, fitted_labels, sample_size
+from ..model import GenerativeModel
+from ..options import check_event_shape
 from .directions import default_patch_sizes
 from .fitting import FIT_STATE, fit_flow
-from .options import check_event_shape, check_options
+from .options import check_options
 from .quantiles import move
 
 
@@ -138,13 +140,9 @@ class SlicedWassersteinFlow(GenerativeModel):
         ``context`` draws them as often as they were in the data.
         """
         self._check_fitted()
-        if isinstance(n, bool) or not isinstance(n, int) or n < 0:
-            raise ValueError(f"n must be a whole number, not negative: got {n!r}")
+        n = sample_size(n)
         if self.context_dim and context is None:
-            # torch.multinomial refuses to draw nothing.
-            shares = self.class_counts.double().cpu()
-            drawn = torch.multinomial(shares, max(n, 1), replacement=True, generator=generator)
-            context = drawn[:n]
+            context = drawn_labels(self.class_counts, n, generator)
         return self.transport(self.sample_base(n, generator), context, generator)
 
     def sample_base(self, n: int, generator: Generator | None = None) -> Tensor:
@@ -222,18 +220,10 @@ class SlicedWassersteinFlow(GenerativeModel):
 
     def _groups(self, context: Tensor | None, n: int) -> list[tuple[int, Any]]:
         """(class, its rows) for every class that occurs."""
-        if not self.context_dim:
-            if context is not None:
-                raise ValueError("this flow has no classes: context must be None")
+        labels = fitted_labels(self, context, n, self.class_counts)
+        if labels is None:
             return [(0, slice(None))]
-        if context is None:
-            raise ValueError(f"this flow has {self.context_dim} classes: context must say which")
-        labels = class_labels(context, n, self.context_dim).to(self.location.device)
-        present = labels.unique().tolist()
-        empty = [label for label in present if not self.class_counts[label]]
-        if empty:
-            raise ValueError(f"context asks for the classes {empty}, which had no data")
-        return [(label, (labels == label).nonzero()[:, 0]) for label in present]
+        return [(label, (labels == label).nonzero()[:, 0]) for label in labels.unique().tolist()]
 
     def _to_event(self, x: Tensor) -> Tensor:
         """Standardised points (n, d), or base points, in the units and the shape of the data."""

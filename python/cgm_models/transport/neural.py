@@ -11,13 +11,15 @@ from torch import Generator, Tensor
 
 from cgm_kernels import checks, random_projections, sliced_wasserstein_cost
 
+from ..inputs import float_points, sample_size
 from ..model import GenerativeModel
+from ..options import check_event_shape
 from .directions import default_patch_sizes
 from .neural_base import gaussian_points
-from .neural_checks import data_rows, finite_context, flow_time, sample_size
+from .neural_checks import data_rows, finite_context, flow_time
 from .neural_network import VelocityNetwork
 from .neural_pool import FlowOptions, TrajectoryPool
-from .options import check_event_shape, check_neural_options, flat_points
+from .options import check_neural_options
 
 _CHUNK = 2048  # rows whose hidden layers stay in the cache
 _HELD_OUT_DIRECTIONS = 64
@@ -193,7 +195,8 @@ class NeuralSlicedWassersteinFlow(GenerativeModel):
     @torch.no_grad()
     def transport(self, points: Tensor, context: Tensor | None = None, *, time: float | Tensor | None = None) -> Tensor:
         """``points`` (n, *event) of the base, in the units of the data, where the flow has them at ``time``."""
-        x = self._standardised(flat_points(points, "points", self.event_shape).to(self.location))
+        x = float_points("points", points, self.event_shape).to(self.location)
+        x = self._standardised(x.reshape(len(x), self.dim))
         context, w = finite_context(context, len(x), self.context_dim, self.location), self._w(time)
         if not w or not len(x):
             return self._to_event(x)

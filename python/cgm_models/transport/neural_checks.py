@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from cgm_kernels import checks
 
-from .options import context_rows, flat_points
+from ..inputs import context_rows, data_points, finite
 
 _ROUNDING = 4 * torch.finfo(torch.float32).eps  # of a time, in units of the last one: sums of steps, tensors
 
@@ -21,18 +22,15 @@ def data_rows(
 
     There is at least one point. Without context its rows are empty.
     """
-    flat = flat_points(x, "x", event_shape)
-    if not len(x):
-        expected = ", ".join(map(str, event_shape))
-        raise ValueError(f"x must have shape (n, {expected}) with n at least 1: got {tuple(x.shape)}")
+    flat = data_points(x, event_shape, like.dtype).to(like).reshape(len(x), math.prod(event_shape))
     rows = finite_context(context, len(x), context_dim, like)
-    return _finite("x", flat.to(like)), like.new_empty(len(x), 0) if rows is None else rows
+    return flat, like.new_empty(len(x), 0) if rows is None else rows
 
 
 def finite_context(context: Tensor | None, n: int, context_dim: int, like: Tensor) -> Tensor | None:
     """``context`` as (n, context_dim), labels as one-hot rows; None for a flow without context."""
-    rows = context_rows(context, n, context_dim)
-    return None if rows is None else _finite("context", rows.to(like))
+    rows = context_rows(context, n, context_dim, like)
+    return None if rows is None else finite("context", rows)
 
 
 def flow_time(time: Any, end: float) -> float:
@@ -41,20 +39,3 @@ def flow_time(time: Any, end: float) -> float:
     if not -_ROUNDING * end <= number <= (1.0 + _ROUNDING) * end:
         raise ValueError(f"time must lie in [0, {end:g}], the times of the flow: got {time!r}")
     return min(max(number, 0.0), end)
-
-
-def sample_size(n: Any) -> int:
-    """``n``, a whole number of any type, as an int."""
-    try:
-        size = checks.integer("n", n)
-    except TypeError:
-        size = -1
-    if size < 0:
-        raise ValueError(f"n must be a whole number, not negative: got {n!r}")
-    return size
-
-
-def _finite(name: str, value: Tensor) -> Tensor:
-    if not bool(value.isfinite().all()):
-        raise ValueError(f"{name} must be finite: it holds NaN or infinity in {value.dtype}")
-    return value

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 
 from cgm_kernels import random_projections, sliced_displacement
 
-from .options import check_step, is_whole
+from ..options import check_whole
+from .options import check_step
 
 
 def particle_flow(
@@ -37,10 +38,9 @@ def particle_flow(
     if target.ndim != 2 or target.shape[1] != x.shape[1]:
         raise ValueError(f"target must have shape (m, {x.shape[1]}): got {tuple(target.shape)}")
     check_step(step_size, regularization)
-    if not is_whole(n_steps, 0):
-        raise ValueError(f"n_steps must be a whole number, not negative: got {n_steps!r}")
-    if batch_size is not None and not is_whole(batch_size, 1):
-        raise ValueError(f"batch_size must be a whole number, at least 1: got {batch_size!r}")
+    check_whole("n_steps", n_steps, 0)
+    if batch_size is not None:
+        check_whole("batch_size", batch_size, 1)
     noise = math.sqrt(2.0 * regularization * step_size)
     for _ in range(n_steps):
         directions = random_projections(
