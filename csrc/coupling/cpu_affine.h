@@ -4,6 +4,7 @@
 // lie; what else is not contiguous is gathered into a buffer first. The log σ of a tile's elements go to a buffer that
 // stays in the first-level cache, from which rows are summed.
 #include "coupling/cpu_formulas.h"
+#include "coupling/cpu_sums.h"
 
 namespace cgm::coupling {
 namespace CGM_LEVEL {
@@ -150,47 +151,15 @@ static inline void map_line(int64_t n, const scalar_t* x, const scalar_t* s, con
   }
 }
 
-// The sums of a tile's rows, in double, added to totals. Rows of whole lines are folded to a few sums side by side.
-template <typename scalar_t>
-static inline void add_rows(const Tile& tile, const scalar_t* log_det, double* totals) {
-  constexpr int64_t folds = 8;
-  if (tile.cols == 1) {
-    for (int64_t i = 0; i < tile.rows; ++i) totals[i] += static_cast<double>(log_det[i]);
-    return;
-  }
-  if (tile.cols % folds == 0 && tile.rows > 1) {
-    alignas(64) double parts[tile_elements];
-    for (int64_t i = 0; i < tile.rows; ++i, log_det += tile.cols) {
-      double sums[folds] = {};
-      for (int64_t j = 0; j < tile.cols; j += folds) {
-#pragma omp simd
-        for (int64_t k = 0; k < folds; ++k) sums[k] += static_cast<double>(log_det[j + k]);
-      }
-      for (int64_t k = 0; k < folds; ++k) parts[i * folds + k] = sums[k];
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < tile.rows; ++i) {
-      const double* p = parts + i * folds;
-      totals[i] += ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]));
-    }
-    return;
-  }
-  for (int64_t i = 0; i < tile.rows; ++i, log_det += tile.cols) {
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < tile.cols; ++j) sum += static_cast<double>(log_det[j]);
-    totals[i] += sum;
-  }
-}
-
 template <typename scalar_t, typename Formula, bool inverse>
 static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range& range, double* partial) {
   const ScaleParameters<scalar_t> scale(problem.scale);
   Buffer<scalar_t> x, s, t, y, log_det;
   double totals[tile_elements];
+  Total total;
   for_tiles(range, [&](const Tile& tile, bool first, bool last) {
     if (first) {
-      for (int64_t i = 0; i < tile.rows; ++i) totals[i] = 0.0;
+      total = {};
       if (range.col == 0) pass(problem.passing, tile.row, tile.rows);
     }
     const Lines lines = lines_of(tile, problem.x, problem.log_scale, problem.shift, problem.y);
@@ -204,7 +173,12 @@ static void map_rows(const AffineRows<scalar_t, scalar_t>& problem, const Range&
                                            log_det.data + i * lines.length, scale);
     }
     store(problem.y, tile, lines, y);
-    add_rows(tile, log_det.data, totals);
+    if (tile.rows == 1) {
+      add_part(tile.cols, log_det.data, total);
+      totals[0] = total.value();
+    } else {
+      sum_rows(tile.rows, tile.cols, log_det.data, totals);
+    }
     if (!last) return;
     for (int64_t i = 0; i < tile.rows; ++i) {
       if (partial != nullptr) {
