@@ -1,55 +1,63 @@
-"""torchdiffeq: the Runge–Kutta combinations of its fixed-step and adaptive solvers, in one pass each.
+"""torchdiffeq: what its Runge–Kutta solvers do beside evaluating the field, in one pass each.
 
-Routed are the steps of ``rk4`` (the 3/8 rule), ``heun2`` and ``heun3``, and the step that all adaptive Runge–Kutta
-solvers share (``dopri5``, ``dopri8``, ``bosh3``, ``fehlberg2``, ``adaptive_heun``); ``odeint``, ``odeint_adjoint`` and
+Solves by ``rk4`` (the 3/8 rule), ``heun2`` and ``heun3`` make fused steps where the state is large enough to gain by
+them; that is looked at once a solve, so that small ones cost what they did. Of the adaptive Runge–Kutta solvers
+(``dopri5``, ``dopri8``, ``bosh3``, ``fehlberg2``, ``adaptive_heun``) the step that they share is routed, and the error
+norm where it is torchdiffeq's own for a tensor (a tuple's is a norm of several). ``odeint``, ``odeint_adjoint`` and
 events run through them, with states that are tensors or tuples. Times, step control and interpolation stay
-torchdiffeq's, and so do ``euler``, ``midpoint`` and the implicit methods, which have little to fuse.
+torchdiffeq's, and so do ``euler``, ``midpoint`` and the multistep methods, which have little to fuse.
 
 What is passed on, each for a reason named in the report: states that are not plain float32 or float64 tensors, or of
-fewer elements than a fused pass saves time on; autocast, torch.func, forward mode.
+fewer elements than a fused pass saves time on, or on a device where that has not been measured; autocast, torch.func,
+forward mode.
 """
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torchdiffeq._impl.misc import Perturb
+from torchdiffeq._impl.misc import Perturb, _rms_norm
 
-from ..divergence.runge_kutta import runge_kutta_update
-from ..divergence.tableaus import TABLEAUS
+from ..divergence.runge_kutta import runge_kutta_error, runge_kutta_update
+from ..divergence.tableaus import TABLEAUS, Tableau
 from ._flows import plain, version_check
 from ._library import Library, PassOn
 
-# Elements of a state from which the fused step was measured to be faster, on a CPU of two threads.
-LEAST = {"rk4": 2**16, "heun": 2**18}
+# By type of device: elements of a state from which a solve was measured to be faster, by benchmarks/runge_kutta.py. A
+# GPU's are not known yet: its states are torchdiffeq's.
+LEAST = {"cpu": {"RK4": 2**16, "Heun2": 2**18, "Heun3": 2**16, "adaptive": 1}}
+
+_OTHER_NORM = "a norm of one's own, or of a tuple"
+_RULES = {
+    "RK4": TABLEAUS["rk4_38"],
+    "Heun2": Tableau((0.0, 1.0), ((), (1.0,)), (1 / 2, 1 / 2), 2),
+    "Heun3": Tableau((0.0, 1 / 3, 2 / 3), ((), (1 / 3,), (0.0, 2 / 3)), (1 / 4, 0.0, 3 / 4), 3),
+}
 
 
-def _check(y0: Any, f0: Any, least: int = 1) -> None:
-    plain(y0)
-    if f0 is not None:
-        plain(y0, f0)
-    if y0.numel() < least:
-        raise PassOn("a small state")
+def _unfit(y0: Any, method: str) -> str | None:
+    """Why a state gains nothing, as far as is known; None where it does, or where it is no plain tensor."""
+    if type(y0) is not Tensor:
+        return None
+    least = LEAST.get(y0.device.type)
+    if least is None:
+        return f"not measured on {y0.device.type}"
+    return "a small state" if y0.numel() < least[method] else None
 
 
-def _glance(least: str, place: int) -> Callable[[tuple[Any, ...]], str | None]:
-    """Sees that the state, the argument at ``place``, has fewer than LEAST elements: a step costs little more then."""
-
-    def glance(args: tuple[Any, ...]) -> str | None:
-        y0 = args[place] if len(args) > place else None
-        return "a small state" if type(y0) is Tensor and y0.numel() < LEAST[least] else None
-
-    return glance
+def _alike(y: Tensor, stages: Sequence[Tensor]) -> bool:
+    return all(type(k) is Tensor and k.shape == y.shape and k.dtype is y.dtype and k.device == y.device for k in stages)
 
 
 def _update(y: Tensor, stages: Sequence[Tensor], coefficients: Sequence[float], dt: Tensor) -> Tensor:
     """y + dt Σ c_i k_i; by PyTorch where a function gave stages of another shape or dtype than its state."""
     pairs = [(k, c) for k, c in zip(stages, coefficients, strict=True) if c != 0.0]
-    if all(type(k) is Tensor and k.shape == y.shape and k.dtype is y.dtype and k.device == y.device for k, _ in pairs):
+    if _alike(y, [k for k, _ in pairs]):
         return runge_kutta_update(y, [k for k, _ in pairs], [c for _, c in pairs], dt)
     return y + dt * torch.stack([c * k.expand_as(y) for k, c in pairs]).sum(0)
 
@@ -59,47 +67,35 @@ def _change(y: Tensor, stages: Sequence[Tensor], coefficients: Sequence[float], 
     return _update(y.new_zeros(()).expand_as(y), stages, coefficients, dt)
 
 
-def _fixed_step(
-    func: Callable[..., Tensor], times: Sequence[Tensor], rows: Sequence[Sequence[float]], weights: Sequence[float],
-    dt: Tensor, y0: Tensor, first: Tensor, end: Perturb,
-) -> Tensor:  # fmt: skip
-    """The change of y; ``times`` are those of the stages after the ``first``, the last one perturbed to the ``end``."""
-    stages = [first]
-    for number, (time, row) in enumerate(zip(times, rows, strict=True), 1):
-        perturb = end if number == len(rows) else Perturb.NONE
-        stages.append(func(time, _update(y0, stages, row, dt), perturb=perturb))
-    return _change(y0, stages, weights, dt)
+def _solve(original: Any, self: Any, *times: Any, **rest: Any) -> Any:
+    """A solve of fixed steps, or until an event, whose steps are ours."""
+    reason = _unfit(self.y0, type(self).__name__)
+    if reason is not None:
+        raise PassOn(reason)
+    plain(self.y0)
+    self._step_func = functools.partial(_fixed_step, self)
+    try:
+        return original(self, *times, **rest)
+    finally:
+        del self._step_func
 
 
-def _first(func: Callable[..., Tensor], t0: Tensor, y0: Tensor, f0: Tensor | None, perturb: bool) -> Tensor:
-    return func(t0, y0, perturb=Perturb.NEXT if perturb else Perturb.NONE) if f0 is None else f0
-
-
-def _rk4(original: Any, func: Any, t0: Any, dt: Any, t1: Any, y0: Any, f0: Any, perturb: Any) -> Tensor:
-    _check(y0, f0, LEAST["rk4"])
-    rule = TABLEAUS["rk4_38"]
-    times = [*(t0 + dt * node for node in rule.nodes[1:-1]), t1]
-    first, end = _first(func, t0, y0, f0, perturb), Perturb.PREV if perturb else Perturb.NONE
-    return _fixed_step(func, times, rule.matrix[1:], rule.weights, dt, y0, first, end)
-
-
-def _butcher(
-    original: Any, func: Any, t0: Any, dt: Any, t1: Any, y0: Any, butcher_tableu: Any, f0: Any, perturb: Any
-) -> Tensor:
-    """By rows (node, coefficients …) of a table, the last one the weights; two stages end just before t1."""
-    _check(y0, f0, LEAST["heun"])
-    *rows, (_, *weights) = butcher_tableu[1:]
-    times = [t0 + dt * row[0] for row in rows]
-    first = _first(func, t0, y0, f0, perturb)
-    end = Perturb.PREV if perturb and len(rows) == 1 else Perturb.NONE
-    return _fixed_step(func, times, [row[1 : 2 + n] for n, row in enumerate(rows)], weights, dt, y0, first, end)
+def _fixed_step(solver: Any, func: Callable[..., Tensor], t0: Tensor, dt: Tensor, t1: Tensor, y0: Tensor) -> Any:
+    """The change of y and the slope at t0."""
+    rule = _RULES[type(solver).__name__]
+    first, last = (Perturb.NEXT, Perturb.PREV) if solver.perturb else (Perturb.NONE, Perturb.NONE)
+    stages = [func(t0, y0, perturb=first)]
+    for node, row in zip(rule.nodes[1:], rule.matrix[1:], strict=True):
+        time = t1 if node == 1.0 and rule.order == 4 else t0 + dt * node  # as torchdiffeq rounds them
+        stages.append(func(time, _update(y0, stages, row, dt), perturb=last if node == 1.0 else Perturb.NONE))
+    return _change(y0, stages, rule.weights, dt), stages[0]
 
 
 def _adaptive_step(
     original: Any, func: Any, y0: Any, f0: Any, t0: Any, dt: Any, t1: Any, tableau: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The state and its slope after a step, the estimate of its error, and all stages (…, stages)."""
-    _check(y0, f0)
+    plain(y0, f0)
     nodes, rows, weights, error = _numbers(tableau)
     t0, dt, t1 = (time.to(y0.dtype) for time in (t0, dt, t1))
     stages, y1 = [f0], y0
@@ -111,8 +107,19 @@ def _adaptive_step(
             stages.append(func(t0 + node * dt, y1, perturb=Perturb.NONE))
     if weights != [*rows[-1], 0.0]:  # else the last stage lies at the end of the step
         y1 = _update(y0, stages, weights, dt)
-    stacked = torch.stack([torch.as_tensor(k, dtype=y0.dtype).expand_as(y0) for k in stages]).movedim(0, -1)
-    return y1, stages[-1], _change(y0, stages, error, dt), stacked
+    whole = stages if _alike(y0, stages) else [torch.as_tensor(k, dtype=y0.dtype).expand_as(y0) for k in stages]
+    return y1, stages[-1], _change(y0, stages, error, dt), torch.stack(whole).movedim(0, -1)
+
+
+def _error_ratio(original: Any, error_estimate: Any, rtol: Any, atol: Any, y0: Any, y1: Any, norm: Any) -> Tensor:
+    """The root mean square of the error in units of its tolerance, from which nobody takes a gradient."""
+    plain(y0, y1, error_estimate)
+    if norm is not _rms_norm:
+        raise PassOn(_OTHER_NORM)
+    if not y0.shape == y1.shape == error_estimate.shape or rtol.dim() or atol.dim():
+        raise PassOn("tolerances or states of several shapes")
+    with torch.no_grad():
+        return runge_kutta_error(y0, y1, [error_estimate], [1.0], 1.0, float(rtol), float(atol))
 
 
 _Numbers = tuple[list[float], list[list[float]], list[float], list[float]]
@@ -132,21 +139,33 @@ def _numbers(tableau: Any) -> _Numbers:
     return _tableaus[key][1]
 
 
-_RK = "torchdiffeq._impl.rk_common"
+def _glance_at_step(args: tuple[Any, ...]) -> str | None:
+    return _unfit(args[1], "adaptive") if len(args) > 1 else None
+
+
+def _glance_at_norm(args: tuple[Any, ...]) -> str | None:
+    if len(args) == 6 and args[5] is not _rms_norm:
+        return _OTHER_NORM
+    return _unfit(args[3], "adaptive") if len(args) > 3 else None
+
+
+_IMPL = "torchdiffeq._impl"
 
 LIBRARY = Library(
     name="torchdiffeq",
     package="torchdiffeq",
     routes={
-        f"{_RK}.rk4_alt_step_func": _rk4,
-        f"{_RK}.rk2_step_func": _butcher,
-        f"{_RK}.rk3_step_func": _butcher,
-        f"{_RK}._runge_kutta_step": _adaptive_step,
+        f"{_IMPL}.rk_common._runge_kutta_step": _adaptive_step,
+        f"{_IMPL}.misc._compute_error_ratio": _error_ratio,
     },
     check=version_check("torchdiffeq", (0, 2, 5), (0, 3)),
     glances={
-        f"{_RK}.rk4_alt_step_func": _glance("rk4", 4),
-        f"{_RK}.rk2_step_func": _glance("heun", 4),
-        f"{_RK}.rk3_step_func": _glance("heun", 4),
+        f"{_IMPL}.rk_common._runge_kutta_step": _glance_at_step,
+        f"{_IMPL}.misc._compute_error_ratio": _glance_at_norm,
+    },
+    methods={
+        f"{_IMPL}.fixed_grid:{solver}.{solve}": _solve
+        for solver in _RULES
+        for solve in ("integrate", "integrate_until_event")
     },
 )

@@ -1,5 +1,8 @@
 """torchdiffeq's solvers with and without our kernels."""
 
+import contextlib
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +12,8 @@ torchdiffeq = pytest.importorskip("torchdiffeq", reason="torchdiffeq is not inst
 from cgm_kernels import integrations  # noqa: E402
 from tests.support.flow_libraries import counts, outcome  # noqa: E402
 
-FIXED = {"rk4": "rk4_alt_step_func", "heun2": "rk2_step_func", "heun3": "rk3_step_func"}
+FIXED = {"rk4": "RK4.integrate", "heun2": "Heun2.integrate", "heun3": "Heun3.integrate"}
+STEP, NORM = "_runge_kutta_step", "_compute_error_ratio"
 ADAPTIVE = ["dopri5", "dopri8", "bosh3", "fehlberg2", "adaptive_heun"]
 
 
@@ -19,8 +23,7 @@ def small_states(request, monkeypatch):
     from cgm_kernels.integrations.torchdiffeq import LEAST
 
     if "small" not in request.node.name:
-        for name in LEAST:
-            monkeypatch.setitem(LEAST, name, 1)
+        monkeypatch.setitem(LEAST, "cpu", dict.fromkeys(LEAST["cpu"], 1))
 
 
 class Field(nn.Module):
@@ -48,12 +51,13 @@ def both(call, *inputs, module=None, rtol=1e-10):
     torch.testing.assert_close(patched, plain, rtol=rtol, atol=rtol)
     torch.testing.assert_close(outcome(module, call, *inputs), plain, rtol=0, atol=0)
     assert not counts()
-    return {name.rpartition(".")[2]: row for name, row in rows.items()}
+    return {name.removeprefix("torchdiffeq."): row for name, row in rows.items()}
 
 
-def only(rows, name):
-    (found,) = rows
-    assert found == name and rows[name].ours > 0 and rows[name].passed_on == 0
+def only(rows, *names):
+    """These ran on our kernels, at every call, and nothing else was called."""
+    assert set(rows) == set(names)
+    assert all(row.ours > 0 and row.passed_on == 0 for row in rows.values())
 
 
 @pytest.mark.parametrize("method", FIXED)
@@ -74,7 +78,7 @@ def test_adaptive_steps(method):
     t = torch.tensor([0.0, 0.3, 1.0], dtype=torch.float64, requires_grad=True)
     options = {"first_step": 0.05}
     call = lambda m: torchdiffeq.odeint(m, y, t, method=method, rtol=1e-4, atol=1e-5, options=options)  # noqa: E731
-    only(both(call, y, t, module=field, rtol=1e-9), "_runge_kutta_step")
+    only(both(call, y, t, module=field, rtol=1e-9), STEP, NORM)
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
@@ -87,7 +91,10 @@ def test_states_that_are_tuples(method):
 
     t = torch.linspace(0, 1, 5, dtype=torch.float64)
     rows = both(lambda m: torchdiffeq.odeint(augmented, (y, log), t, method=method), y, log, module=field)
-    only(rows, "rk4_alt_step_func" if method == "rk4" else "_runge_kutta_step")
+    if method == "dopri5":
+        norm = rows.pop(NORM)
+        assert norm.ours == 0 and [*norm.reasons] == ["a norm of one's own, or of a tuple"]
+    only(rows, FIXED.get(method, STEP))
 
 
 @pytest.mark.parametrize("method", ["rk4", "dopri5"])
@@ -95,7 +102,11 @@ def test_the_adjoint(method):
     field, y, t = Field(), state(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     options = {"step_size": 0.1} if method == "rk4" else {}
     call = lambda m: torchdiffeq.odeint_adjoint(m, y, t, method=method, options=options)  # noqa: E731
-    only(both(call, y, module=field, rtol=1e-9), FIXED.get(method, "_runge_kutta_step"))
+    rows = both(call, y, module=field, rtol=1e-9)
+    if method == "dopri5":
+        norm = rows.pop(NORM)
+        assert norm.ours > 0 and norm.passed_on > 0  # forward, and back with a norm of the adjoint's parts
+    only(rows, FIXED.get(method, STEP))
 
 
 def test_events_steps_and_jumps():
@@ -104,18 +115,23 @@ def test_events_steps_and_jumps():
     event = lambda t, y: y.abs().max() - 1.0  # noqa: E731
     only(
         both(lambda m: torchdiffeq.odeint_event(decay, y, t0, event_fn=event, odeint_interface=torchdiffeq.odeint), y),
-        "_runge_kutta_step",
+        STEP,
+        NORM,
     )
+    for method in FIXED:
+        options = {"method": method, "options": {"step_size": 0.1}, "odeint_interface": torchdiffeq.odeint}
+        rows = both(lambda m, o=options: torchdiffeq.odeint_event(decay, y, t0, event_fn=event, **o), y)
+        only(rows, f"{FIXED[method]}_until_event")
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
     options = {"step_t": torch.tensor([0.37]), "jump_t": torch.tensor([0.5])}
     jump = lambda t, y: torch.where(t < 0.5, -y, y)  # noqa: E731
-    only(both(lambda m: torchdiffeq.odeint(jump, y, times, options=options), y), "_runge_kutta_step")
+    only(both(lambda m: torchdiffeq.odeint(jump, y, times, options=options), y), STEP, NORM)
 
 
 def test_single_precision_with_times_in_double():
     y, field = state(dtype=torch.float32), Field(dtype=torch.float32)
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    only(both(lambda m: torchdiffeq.odeint(m, y, t, method="dopri5"), y, module=field, rtol=1e-4), "_runge_kutta_step")
+    only(both(lambda m: torchdiffeq.odeint(m, y, t, method="dopri5"), y, module=field, rtol=1e-4), STEP, NORM)
     call = lambda m: torchdiffeq.odeint(m, y, t, method="rk4", options={"step_size": 0.1})  # noqa: E731
     only(both(call, y, module=field, rtol=1e-5), FIXED["rk4"])
 
@@ -136,25 +152,72 @@ def test_what_is_passed_on(case):
     assert row.ours == 0 and row.passed_on > 0
 
 
-def test_small_states_are_counted_however_a_step_is_called():
-    from torchdiffeq._impl import rk_common
+@pytest.mark.parametrize("method", FIXED)
+def test_small_states_cost_nothing_a_step(method):
+    """They are looked at once a solve, after which the steps are torchdiffeq's own."""
+    from torchdiffeq._impl import fixed_grid
 
-    y, t = state(4).detach(), torch.tensor([0.0, 0.1], dtype=torch.float64)
-    field = lambda t, y, perturb=None: -y  # noqa: E731
-    expected = rk_common.rk4_alt_step_func(field, t[0], t[1], t[1], y)
-    counts()
-    with integrations.patch("torchdiffeq"):
-        for found in (
-            rk_common.rk4_alt_step_func(field, t[0], t[1], t[1], y, f0=-y),
-            rk_common.rk4_alt_step_func(field, t0=t[0], dt=t[1], t1=t[1], y0=y),
-        ):
-            torch.testing.assert_close(found, expected, rtol=0, atol=0)
-        with pytest.raises(TypeError, match="y0"):
-            rk_common.rk4_alt_step_func(field, t[0], t[1], t[1])
-    (row,) = counts().values()
-    assert row == integrations.Calls(
-        "torchdiffeq.rk4_alt_step_func", 0, 3, {"a small state": 2, "arguments of no such call": 1}
-    )
+    y, t = state(4).detach(), torch.linspace(0.0, 1.0, 21, dtype=torch.float64)
+    solver = getattr(fixed_grid, method.upper() if method == "rk4" else method.capitalize())
+    own, seen = solver._step_func, []
+
+    def field(t, y):
+        frame = sys._getframe()
+        while frame is not None and frame.f_code is not own.__code__:
+            frame = frame.f_back
+        seen.append(frame is not None)
+        return -y
+
+    (row,) = both(lambda m: torchdiffeq.odeint(field, y, t, method=method)).values()
+    assert row == integrations.Calls(f"torchdiffeq.{FIXED[method]}", 0, 1, {"a small state": 1})
+    assert all(seen)
+
+
+def test_states_of_another_device_are_torchdiffeqs(monkeypatch):
+    """Where it has not been measured that fused steps gain."""
+    from cgm_kernels.integrations.torchdiffeq import LEAST
+
+    monkeypatch.delitem(LEAST, "cpu")
+    y, t = state(), torch.tensor([0.0, 0.5], dtype=torch.float64)
+    for method, name in {"rk4": FIXED["rk4"], "dopri5": STEP}.items():
+        row = both(lambda m, method=method: torchdiffeq.odeint(lambda t, y: -y, y, t, method=method), y)[name]
+        assert row.ours == 0 and [*row.reasons] == ["not measured on cpu"]
+
+
+def test_a_solver_derived_from_torchdiffeqs_keeps_its_own_steps():
+    from torchdiffeq._impl.fixed_grid import RK4
+
+    class Other(RK4):
+        pass
+
+    solver = Other(lambda t, y, perturb=None: -y, state().detach(), rtol=0.0, atol=0.0)
+    solver.func.callback_step = lambda *args: None
+    t = torch.tensor([0.0, 0.5], dtype=torch.float64)
+    (row,) = both(lambda m: solver.integrate(t)).values()
+    assert row.ours == 0 and [*row.reasons] == ["a subclass"]
+    assert "_step_func" not in vars(solver)
+
+
+@pytest.mark.parametrize("case", ["tolerances", "norm", "inf", "nan"])
+def test_the_error_norm(case):
+    """Tolerances of each element and other norms are torchdiffeq's; what is not finite ends as it does there."""
+    y, t = state().detach(), torch.tensor([0.0, 0.5], dtype=torch.float64)
+    given = {"rtol": 1e-4, "atol": 1e-5}
+    if case == "tolerances":
+        given["rtol"] = torch.full(y.shape, 1e-4, dtype=torch.float64)
+    if case == "norm":
+        given["options"] = {"norm": lambda e: e.abs().max()}
+    if case in ("tolerances", "norm"):
+        rows = both(lambda m: torchdiffeq.odeint(lambda t, y: -y * y.square(), y, t, **given))
+        assert rows[NORM].ours == 0 < rows[NORM].passed_on
+        return
+    number, messages = float(case), []
+    for on in (False, True):
+        patch = integrations.patch("torchdiffeq") if on else contextlib.nullcontext()
+        with patch, pytest.raises(AssertionError) as error:
+            torchdiffeq.odeint(lambda t, y: torch.where(t > 0.2, number, -y), y, t, **given)
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
 
 
 def test_a_tableau_of_ones_own():
@@ -170,6 +233,6 @@ def test_a_tableau_of_ones_own():
         y, t = state(), torch.tensor([0.0, 0.2], dtype=torch.float64)
         options = {"first_step": 0.1, "min_step": 0.1}
         call = lambda m: torchdiffeq.odeint(lambda t, y: -y, y, t, method="other", options=options)  # noqa: E731
-        only(both(call, y), "_runge_kutta_step")
+        only(both(call, y), STEP, NORM)
     finally:
         del SOLVERS["other"]
