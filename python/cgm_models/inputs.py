@@ -64,9 +64,18 @@ def float_points(name: str, x: Tensor, event_shape: tuple[int, ...]) -> Tensor:
     """``x``, once it is a floating-point tensor (n, *event)."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point Tensor: got {getattr(x, 'dtype', type(x).__name__)}")
+    points_like(name, x, event_shape, x)
+    return x
+
+
+def points_like(name: str, x: Tensor, event_shape: tuple[int, ...], like: Tensor) -> None:
+    """``x`` is (n, *event) in the dtype of ``like``, a tensor of the model."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a Tensor: got {type(x).__name__}")
     if not x.ndim or tuple(x.shape[1:]) != event_shape:
         raise ValueError(f"{name} must have shape (n, {_sizes(event_shape)}): got {tuple(x.shape)}")
-    return x
+    if x.dtype != like.dtype:
+        raise TypeError(f"{name} must have the dtype of the model, {like.dtype}: got {x.dtype}")
 
 
 def data_points(x: Tensor, event_shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:

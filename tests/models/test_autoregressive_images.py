@@ -153,8 +153,8 @@ def test_draws_invert_the_distribution_function():
         (lambda: PixelRNN((1, 4, 4), n_layers=0), "n_layers must be a whole number"),
         (lambda: PixelRNN((1, 4, 4), n_levels=1), "n_levels must be a whole number, at least 2: got 1"),
         (lambda: make("cnn", (1, 2, 2)).log_prob(torch.zeros(3, 2, 2)), r"x must have shape \(n, 1, 2, 2\)"),
-        (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 0.53)), "x must hold pixels k / 16"),
-        (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 2.0)), "x must hold pixels k / 16"),
+        (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 0.53).double()), "x must hold pixels k / 16"),
+        (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 2.0).double()), "x must hold pixels k / 16"),
         (lambda: make("cnn", (1, 2, 2)).sample(2, torch.zeros(1)), "this model has no context"),
         (lambda: make("rnn", (1, 2, 2), context_dim=3).sample(2), "this model is conditional: .* got None"),
         (lambda: make("rnn", (1, 2, 2), context_dim=3).sample(2, torch.ones(3, 3)), r"context must have shape \(3,\)"),
@@ -163,3 +163,33 @@ def test_draws_invert_the_distribution_function():
 def test_wrong_arguments_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@BOTH
+def test_points_of_another_dtype_are_refused(name):
+    with pytest.raises(TypeError, match=r"x must have the dtype of the model, torch\.float64: got torch\.float32"):
+        make(name, (1, 2, 2)).log_prob(torch.zeros(1, 1, 2, 2))
+
+
+@BOTH
+def test_what_is_not_finite_is_an_error_that_says_where(name):
+    model, x = make(name, (1, 3, 3), context_dim=2), torch.zeros(2, 1, 3, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"\.log_prob: context must be finite, and 1 of 2 rows"):
+        model.log_prob(x, torch.tensor([[0.0, 1.0], [torch.nan, 0.0]], dtype=torch.float64))
+    labels = torch.zeros(2).long()
+    for call in (lambda: model.log_prob(x, labels), lambda: model.loss(x, labels), lambda: model.sample(2, labels)):
+        with torch.no_grad():
+            kept = next(iter(model.parameters())).clone()
+            next(iter(model.parameters())).fill_(torch.nan)
+        with pytest.raises(FloatingPointError, match=r"(log_prob|sample): the parameter .* holds values"):
+            call()
+        with torch.no_grad():
+            next(iter(model.parameters())).copy_(kept)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1e200)
+    for call in (lambda: model.log_prob(x, labels), lambda: model.sample(2, labels)):
+        with pytest.raises(FloatingPointError, match="the network gives distributions of pixels that are not finite"):
+            call()
+    model.check_finite = False
+    assert not model.log_prob(x, labels).isfinite().all()

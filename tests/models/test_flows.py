@@ -237,7 +237,7 @@ def test_wrong_inputs_are_named():
     x = points(flow)
     with pytest.raises(ValueError, match=r"x must have shape \(n, 5\): got \(4, 4\)"):
         flow.log_prob(x[:, :4])
-    with pytest.raises(TypeError, match=r"dtype of the flow, torch\.float64: got torch\.float32"):
+    with pytest.raises(TypeError, match=r"dtype of the model, torch\.float64: got torch\.float32"):
         flow.log_prob(x.float())
     with pytest.raises(ValueError, match="no context"):
         flow.log_prob(x, x)

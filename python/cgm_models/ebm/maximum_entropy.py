@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from cgm_kernels.langevin import noise_state
 
-from ..inputs import drawn_labels, fitted_labels, sample_size
+from ..inputs import drawn_labels, fitted_labels, float_points, sample_size
 from ..model import GenerativeModel
 from ..options import check_not_negative, resolve_event_shape
 from . import features_points, features_spectral, features_texture, features_wavelet  # noqa: F401  they register
@@ -173,24 +173,18 @@ class MaximumEntropyModel(GenerativeModel):
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """⟨θ, F(x)⟩ + ε‖u‖², (batch,): −log p(x) up to a constant (of each class), up to the step of the chains."""
         self._check_fitted()
-        self._check_points(x)
+        float_points("x", x, self.event_shape)
         labels = self._labels(context, len(x))
         u = self.coordinates.from_data(x.to(self.theta), labels)
         return self._energy_and_features(u, labels, self.multipliers)[0]
 
     def statistics(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """F(x), (batch, n_features)."""
-        self._check_points(x)
+        float_points("x", x, self.event_shape)
         labels = self._labels(context, len(x))
         coordinates = self.coordinates
         return self.features(coordinates.field(coordinates.from_data(x.to(self.theta), labels), labels))
 
-    def _check_points(self, x: Tensor) -> None:
-        if x.dim() == 0 or tuple(x.shape[1:]) != self.event_shape:
-            expected = ", ".join(map(str, ("n", *self.event_shape)))
-            raise ValueError(f"x must have shape ({expected}): got {tuple(x.shape)}")
-
-    @torch.no_grad()
     def mismatch(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
         """How far the mean statistics of ``x`` (n, *event) are from the example's, (mean F(x) − F(x₀))/σ by feature.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils import parametrize
 
-from ..inputs import context_rows, sample_size
+from ..inputs import context_rows, float_points, sample_size
 from ..model import GenerativeModel
 from ..options import check_choice, check_whole, resolve_event_shape
 from .annealing import LogPartition, summarise
@@ -271,9 +271,4 @@ class EnergyModel(Composable, GenerativeModel):
         return self.context_dim, 1
 
     def _points(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise TypeError(f"x must be a floating-point Tensor: got {getattr(x, 'dtype', type(x).__name__)}")
-        if not x.ndim or tuple(x.shape[1:]) != self.event_shape:
-            wanted = ", ".join(map(str, self.event_shape))
-            raise ValueError(f"x must have shape (n, {wanted}): got {tuple(x.shape)}")
-        return x.to(self.location)
+        return float_points("x", x, self.event_shape).to(self.location)

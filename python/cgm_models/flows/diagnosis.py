@@ -1,14 +1,14 @@
-"""Which layer of a flow gave the first value that is not finite."""
+"""What of a flow or a pixel model gave the first value that is not finite."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .transform import Transform
 
@@ -27,12 +27,7 @@ def explain_non_finite(
     where, argument = f"{type(flow).__name__}.{call}", "x" if inverse else "z"
     if not len(points):
         raise ValueError(f"{where}: {argument} must have at least one row, for a mean: got {tuple(points.shape)}")
-    for name, given in ((argument, points), ("context", context)):
-        if given is not None and not given.isfinite().all():
-            raise ValueError(f"{where}: {name} must be finite, and {_count(given)} rows are not")
-    for name, parameter in flow.named_parameters():
-        if not parameter.isfinite().all():
-            raise FloatingPointError(f"{where}: the parameter {name} holds values that are not finite")
+    refuse_non_finite(flow, where, {argument: points, "context": context})
     with _watched(flow.transform, where):
         z, log_det = flow.transform.accumulate(points, context, None, inverse=inverse)
     if not log_det.isfinite().all():
@@ -44,6 +39,21 @@ def explain_non_finite(
         rows = f"{int((~density.isfinite()).sum())} of {len(density)} rows"
         base, reach = type(flow.base).__name__, float(z.abs().max())
         raise FloatingPointError(f"{where}: the base {base} has no finite density at {rows}; |z| reaches {reach:.3g}")
+
+
+def refuse_non_finite(model: nn.Module, where: str, arguments: Mapping[str, Tensor | None]) -> None:
+    """An error that names the first argument, else the first parameter, that is not finite; none where all are."""
+    for name, given in arguments.items():
+        if given is not None and not given.isfinite().all():
+            raise ValueError(f"{where}: {name} must be finite, and {_count(given)} rows are not")
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise FloatingPointError(f"{where}: the parameter {name} holds values that are not finite")
+
+
+def traced() -> bool:
+    """Whether no value can be read: in a graph being compiled or captured."""
+    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _count(points: Tensor) -> str:

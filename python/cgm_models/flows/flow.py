@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from ..inputs import context_rows, sample_size
+from ..inputs import context_rows, points_like, sample_size
 from ..model import GenerativeModel
 from ..options import check_whole
 from .actnorm import ActNorm
 from .bases import make_base
-from .diagnosis import explain_non_finite
+from .diagnosis import explain_non_finite, traced
 from .preprocess import Sigmoid, bits_per_dim, check_levels, dequantize
 from .transform import Composition, Transform
 
@@ -110,7 +110,7 @@ class Flow(GenerativeModel, abstract=True):
         if target.shape != (n,):
             raise ValueError(f"log_density must map {tuple(x.shape)} to ({n},): got {tuple(target.shape)}")
         loss = (log_prob - target).mean()
-        if self.check_finite and not _traced() and not torch.isfinite(loss):
+        if self.check_finite and not traced() and not torch.isfinite(loss):
             raise FloatingPointError(f"{type(self).__name__}.reverse_kl: log_density is not finite on some samples")
         return loss
 
@@ -182,11 +182,7 @@ class Flow(GenerativeModel, abstract=True):
         return context_rows(context, n, self.context_dim, self.base.like)
 
     def _check_points(self, name: str, points: Tensor) -> None:
-        if points.shape[1:] != self.event_shape or not points.ndim:
-            expected = f"(n, {', '.join(map(str, self.event_shape))})"
-            raise ValueError(f"{name} must have shape {expected}: got {tuple(points.shape)}")
-        if points.dtype != self.base.like.dtype:
-            raise TypeError(f"{name} must have the dtype of the flow, {self.base.like.dtype}: got {points.dtype}")
+        points_like(name, points, self.event_shape, self.base.like)
 
     def _finite(
         self,
@@ -199,18 +195,13 @@ class Flow(GenerativeModel, abstract=True):
         result: Tensor | None = None,
     ) -> Tensor:
         """``value``, once it and the ``result`` of the map are known to be finite; else an error names the layer."""
-        if self.check_finite and not _traced():
+        if self.check_finite and not traced():
             total = value.detach().sum()
             if not torch.isfinite(total if result is None else total + result.detach().sum()):
                 explain_non_finite(
                     self, name, value, points, self.expand_context(context, len(points)), inverse=inverse
                 )
         return value
-
-
-def _traced() -> bool:
-    """Whether no value can be read: in a graph being compiled or captured."""
-    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
 def _between(start: Tensor, end: Tensor, share: float, spherical: bool) -> Tensor:

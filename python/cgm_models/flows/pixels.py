@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from ..inputs import context_rows, sample_size
+from ..inputs import context_rows, points_like, sample_size
 from ..model import GenerativeModel
 from ..options import check_whole
+from .diagnosis import refuse_non_finite, traced
 from .logistic_mixture import draw, log_probabilities
 from .options import require_image
 
@@ -20,6 +21,9 @@ class PixelModel(GenerativeModel, abstract=True):
     Pixels are k / (n_levels − 1), k = 0 … n_levels − 1, and probabilities are of images, not densities. A subclass
     implements ``_distributions``.
     """
+
+    check_finite = True
+    """Whether values that are not finite are an error; looking at them waits for the device."""
 
     def __init__(
         self, model: str, event_shape: tuple[int, ...], context_dim: int, n_levels: int, n_components: int
@@ -36,9 +40,11 @@ class PixelModel(GenerativeModel, abstract=True):
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``(batch,)``: log P(x | context), in nats."""
-        levels = self._levels(x)
-        parameters = self._distributions(2.0 * x - 1.0, self.expand_context(context, len(x)))
-        return log_probabilities(parameters, levels, self.n_levels).flatten(1).sum(1)
+        levels, context = self._levels(x), self.expand_context(context, len(x))
+        parameters = self._distributions(2.0 * x - 1.0, context)
+        log_prob = log_probabilities(parameters, levels, self.n_levels).flatten(1).sum(1)
+        self._refuse_non_finite("log_prob", log_prob.detach().isfinite().all(), context)
+        return log_prob
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The mean of −log P(x | context) in nats."""
@@ -59,22 +65,29 @@ class PixelModel(GenerativeModel, abstract=True):
         device = generator.device if generator is not None else like.device
         noise = torch.rand((n, *self.event_shape), generator=generator, dtype=like.dtype, device=device).to(like.device)
         x = torch.zeros_like(noise)
+        finite = torch.ones((), dtype=torch.bool, device=x.device)
         for row in range(height):
             for column in range(width):
                 for channel in range(channels):
                     place = (slice(None), channel, row, column)
                     parameters = self._distributions(2.0 * x[:, :, : row + 1] - 1.0, context)[place]
+                    finite &= parameters.isfinite().all()
                     x[place] = draw(parameters, self.n_levels, noise[place]).to(x) / (self.n_levels - 1)
+        self._refuse_non_finite("sample", finite, context)
         return x
 
     def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim); integer class labels () or (n,) stand for one-hot rows."""
         return context_rows(context, n, self.context_dim, next(self.parameters()))
 
+    def _refuse_non_finite(self, call: str, finite: Tensor, context: Tensor | None) -> None:
+        if self.check_finite and not traced() and not finite:
+            where = f"{type(self).__name__}.{call}"
+            refuse_non_finite(self, where, {"context": context})
+            raise FloatingPointError(f"{where}: the network gives distributions of pixels that are not finite")
+
     def _levels(self, x: Tensor) -> Tensor:
-        if x.shape[1:] != self.event_shape or not x.ndim:
-            expected = f"(n, {', '.join(map(str, self.event_shape))})"
-            raise ValueError(f"x must have shape {expected}: got {tuple(x.shape)}")
+        points_like("x", x, self.event_shape, next(self.parameters()))
         scaled = x * (self.n_levels - 1)
         levels = scaled.round()
         if x.numel() and not torch.compiler.is_compiling():

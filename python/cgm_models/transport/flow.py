@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from cgm_kernels import checks
 
-from ..inputs import drawn_labels, fitted_labels, sample_size
+from ..inputs import drawn_labels, fitted_labels, float_points, sample_size
 from ..model import GenerativeModel
 from ..options import check_event_shape
 from .directions import default_patch_sizes
@@ -200,11 +200,8 @@ class SlicedWassersteinFlow(GenerativeModel):
     def _states(self, points: Tensor, context: Tensor | None, generator: Generator | None) -> Iterator[Tensor]:
         """The standardised points (n, d) before the first step and after each."""
         self._check_fitted()
-        if points.shape[1:] != self.event_shape:
-            raise ValueError(
-                f"points must have shape (n, {', '.join(map(str, self.event_shape))}): got {tuple(points.shape)}"
-            )
-        x = (points.to(self.location).reshape(len(points), self.dim) - self.location) / self.scale
+        x = float_points("points", points, self.event_shape)
+        x = (x.to(self.location).reshape(len(points), self.dim) - self.location) / self.scale
         groups = self._groups(context, len(x))
         noise = math.sqrt(2.0 * self.regularization * self.step_size)
         yield x
