@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 import cgm_kernels
 
@@ -24,13 +26,22 @@ from .timing import Contender, graphed
 Pair = tuple[Tensor, Tensor]
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
-KINDS = {"exp": "exp", "tanh": "tanh", "event": "whole event", "actnorm": "actnorm"}
+SCALES: dict[str, dict[str, Any]] = {
+    "exp": {"scale": "exp"},
+    "tanh": {"scale": "tanh", "bound": 2.0},
+    "softclip": {"scale": "softclip", "bound": 2.0},
+    "sigmoid": {"scale": "sigmoid", "offset": 2.0, "eps": 0.0},
+    "softplus": {"scale": "softplus", "offset": 0.5, "eps": 1e-3},
+    "gate": {"scale": "gate"},
+}
+KINDS = {**{name: name for name in SCALES}, "inverse": "exp, inverse", "event": "whole event", "actnorm": "actnorm"}
 SIZES = [(1, 2), (16, 2), (128, 8), (1024, 16), (4096, 32), (4096, 64), (65536, 64), (4096, 3072)]
 CURVE_SIZES = [(n, 64) for n in (16, 128, 1024, 16384, 262144)]
 HEADLINES = [{"kind": "exp", "n": n, "d": d} for n, d in ((65536, 64), (4096, 3072))]
 GRID = [{"kind": "exp", "n": n, "d": d} for n, d in SIZES + CURVE_SIZES] + [
     {"kind": kind, "n": n, "d": d}
-    for kind in ("tanh", "event", "actnorm")
+    for kind in KINDS
+    if kind != "exp"
     for n, d in ((1, 2), (128, 8), (4096, 64), (65536, 64), (4096, 3072))
 ]
 QUICK_GRID = HEADLINES + [
@@ -58,7 +69,7 @@ TITLES = {
 }
 OURS = ("native", "triton", "reference", "native_graph")
 # Elements that must be read or written at least once, in units of n·d: forward, and forward with backward.
-MOVED = {"exp": (4, 9), "tanh": (4, 9), "event": (3, 7), "actnorm": (2, 5)}
+MOVED = {**dict.fromkeys((*SCALES, "inverse"), (4, 9)), "gate": (4, 10), "event": (3, 7), "actnorm": (2, 5)}
 LARGE = 2**22  # elements from which a GPU is held to its bandwidth
 
 
@@ -68,6 +79,28 @@ def eager_exp(x: Tensor, s: Tensor, t: Tensor) -> Pair:
 
 def eager_tanh(x: Tensor, s: Tensor, t: Tensor) -> Pair:
     return eager_exp(x, 2.0 * torch.tanh(0.5 * s), t)
+
+
+def eager_softclip(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return eager_exp(x, s / (1.0 + (0.5 * s).abs()), t)
+
+
+def eager_sigmoid(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    shifted = s + 2.0
+    return torch.addcmul(t, x, shifted.sigmoid()), F.logsigmoid(shifted).sum(-1)
+
+
+def eager_softplus(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    sigma = F.softplus(s + 0.5) + 1e-3
+    return torch.addcmul(t, x, sigma), sigma.log().sum(-1)
+
+
+def eager_gate(x: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return torch.lerp(t, x, s.sigmoid()), F.logsigmoid(s).sum(-1)
+
+
+def eager_inverse(y: Tensor, s: Tensor, t: Tensor) -> Pair:
+    return (y - t) * s.neg().exp(), -s.sum(-1)
 
 
 def eager_event(x: Tensor, parameters: Tensor) -> Pair:
@@ -88,12 +121,17 @@ def ours_event(x: Tensor, parameters: Tensor) -> Pair:
 EAGER: dict[str, Callable[..., Pair]] = {
     "exp": eager_exp,
     "tanh": eager_tanh,
+    "softclip": eager_softclip,
+    "sigmoid": eager_sigmoid,
+    "softplus": eager_softplus,
+    "gate": eager_gate,
+    "inverse": eager_inverse,
     "event": eager_event,
     "actnorm": eager_actnorm,
 }
 OUR_CALLS: dict[str, Callable[..., Pair]] = {
-    "exp": cgm_kernels.affine_coupling,
-    "tanh": functools.partial(cgm_kernels.affine_coupling, scale="tanh", bound=2.0),
+    **{kind: functools.partial(cgm_kernels.affine_coupling, **options) for kind, options in SCALES.items()},
+    "inverse": cgm_kernels.affine_coupling_inverse,
     "event": ours_event,
     "actnorm": cgm_kernels.affine_coupling,
 }
