@@ -36,6 +36,9 @@ class GenerativeModel(nn.Module):
     instead_of_log_prob: ClassVar[str] = "it offers no bound either; compare samples by cgm_models.metrics"
     """What a model without a tractable density offers in its place."""
 
+    instead_of_objects: ClassVar[dict[str, str]] = {}
+    """How arguments are given that users know as objects, which JSON cannot hold."""
+
     config: dict[str, Any]
 
     def __init__(self, event_shape: tuple[int, ...], context_dim: int = 0) -> None:
@@ -134,21 +137,24 @@ def _recording(init: Any) -> Any:
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
-            config = {name: _plain(type(self).__name__, name, value) for name, value in arguments.items()}
+            config = {name: _plain(type(self), name, value) for name, value in arguments.items()}
             object.__setattr__(self, "config", config)  # nn.Module is not set up yet
         init(self, *args, **kwargs)
 
     return recording_init
 
 
-def _plain(model: str, name: str, value: Any) -> Any:
+def _plain(model: type[GenerativeModel], name: str, value: Any) -> Any:
     """``value`` as JSON would give it back."""
     if isinstance(value, torch.Size):
         value = tuple(value)
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{model}: argument {name} must be what JSON can hold: got {value!r} ({error})") from None
+        hint = f"; {model.instead_of_objects[name]}" if name in model.instead_of_objects else ""
+        raise TypeError(
+            f"{model.__name__}: argument {name} must be what JSON can hold: got {value!r} ({error}){hint}"
+        ) from None
 
 
 def _refuse_shared(tensors: dict[str, Tensor]) -> None:

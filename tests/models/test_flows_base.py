@@ -203,3 +203,8 @@ def test_the_logit_is_exact_in_the_tails():
     _, log_det = transform(z)
     exact = -(z.abs() + 2 * torch.log1p(torch.exp(-z.abs())) + math.log1p(-2e-6)).sum(1)
     torch.testing.assert_close(log_det, exact, rtol=1e-14, atol=0)
+
+
+def test_a_distribution_in_place_of_a_name_is_told_how():
+    with pytest.raises(TypeError, match=r"RealNVP: argument base must be .*; register_base of cgm_models\.flows"):
+        RealNVP(dim=2, base=torch.distributions.Laplace(torch.zeros(2), torch.ones(2)))

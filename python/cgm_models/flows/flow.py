@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -31,6 +31,9 @@ class Flow(GenerativeModel, abstract=True):
     stand for one-hot rows.
     """
 
+    instead_of_objects: ClassVar[dict[str, str]] = {
+        "base": "register_base of cgm_models.flows gives a distribution of your own a name"
+    }
     check_finite = True
     """Whether a result that is not finite raises an error that names the layer.
 
