@@ -19,7 +19,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     table = commands.add_parser("table", help="render the README's tables from the stored results")
     table.add_argument("--readme", type=Path, default=machine.ROOT / "README.md")
     check = commands.add_parser("check", help="judge stored results by the targets")
-    check.add_argument("results", type=Path, help="a JSON file of a run")
+    check.add_argument("results", type=Path, nargs="+", help="JSON files of runs")
     return parser.parse_args(arguments)
 
 
@@ -33,22 +33,26 @@ def _measure(measure: argparse.ArgumentParser, benchmark: Benchmark) -> None:
     form = ("[KIND:]" if benchmark.kinds else "") + "x".join(benchmark.sizes)
     measure.add_argument("--quick", action="store_true", help="a few sizes and rounds, under 2 minutes")
     kinds = f"; KIND is one of {', '.join(benchmark.kinds)}" if benchmark.kinds else ""
-    measure.add_argument("--sizes", type=size, nargs="+", metavar=form, help="these sizes alone" + kinds)
+    which = measure.add_mutually_exclusive_group()
+    which.add_argument("--sizes", type=size, nargs="+", metavar=form, help="these sizes alone" + kinds)
+    which.add_argument("--headlines", action="store_true", help="the sizes of the README alone")
     modes = list(benchmark.modes)
     measure.add_argument("--modes", nargs="+", choices=modes, default=modes)
     measure.add_argument("--backends", nargs="+", choices=benchmark.ours, help="of ours; default: all that run here")
     measure.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     measure.add_argument("--out", type=Path, help="folder of the results (default: benchmarks/results/<device>)")
-    measure.add_argument("--memory", action="store_true", help="measure peak memory also when --sizes is given")
+    measure.add_argument("--memory", action="store_true", help="measure peak memory also of some sizes alone")
+    compiled = "leave torch.compile out; a run with --resume and without this measures its rows again"
+    measure.add_argument("--without-compile", action="store_true", help=compiled)
     measure.add_argument("--seconds", type=float, help="begin no further row once this much time has passed")
-    measure.add_argument("--resume", action="store_true", help="keep the rows of an interrupted run like this one")
+    measure.add_argument("--resume", action="store_true", help="keep what an interrupted run like this one measured")
     measure.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = parse(arguments)
     if chosen.command == "check":
-        return run.verdict(json.loads(chosen.results.read_text(encoding="utf-8")))
+        return max([run.verdict(json.loads(path.read_text(encoding="utf-8"))) for path in chosen.results])
     if chosen.command == "table":
         return fill(chosen.readme)
     return run.run(chosen)

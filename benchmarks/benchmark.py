@@ -23,6 +23,11 @@ Cell = dict[str, Any]
 """A size: numbers by name and, where the benchmark has kinds, which ``kind`` of thing is measured."""
 
 ROTATION_BYTES = 128 * 2**20
+ON_A_GPU = ("native", "native_graph", "triton")
+"""Of ours, what a user of a GPU can choose among: targets that allow any of them take the fastest."""
+DEFERRED = "left to a run with torch.compile"
+FAILED = "failed: "
+"""How the reason begins that a contender carries which raised an error."""
 
 
 class Problem(Protocol):
@@ -38,7 +43,7 @@ class Target:
     """Ours at least ``least`` times as fast as ``other``, in ``modes``, at the cells where ``applies``.
 
     Where ``other`` is a floor, ``least`` is the share of it that ours must reach. ``mine`` is which of ours, the first
-    measured one unless given.
+    measured one unless given; of several the fastest.
     """
 
     name: str
@@ -47,7 +52,7 @@ class Target:
     other: str
     least: float
     applies: Callable[[Cell], bool]
-    mine: str | None = None
+    mine: str | Sequence[str] | None = None
 
 
 def compiled_backends(device: str) -> tuple[str, ...]:
@@ -66,8 +71,8 @@ def with_graph(device: str) -> tuple[str, ...]:
 
 def choose_backend(name: str) -> Callable[[], None]:
     """What a contender runs before each sample: ours their backend, the others ``auto``."""
-    known = ("native", "triton", "reference")
-    return functools.partial(cgm_kernels.set_backend, name if name in known else "auto")
+    known, base = ("native", "triton", "reference"), name.removesuffix("_graph")
+    return functools.partial(cgm_kernels.set_backend, base if base in known else "auto")
 
 
 def not_installed(module: str, library: str | None = None) -> str | None:
@@ -111,8 +116,8 @@ class Benchmark:
         axis, axis_title, curve: the plot is over the numbers named ``axis``; where several groups of cells have equally
             many, it shows ``curve``. Without two sizes there is no plot.
         libraries: distributions that the table names with their versions.
-        tiny, memory_cells, output_bytes: cells of which peak memory is measured, after a call at ``tiny``, and the size
-            of the outputs in a mode, which does not count.
+        tiny, memory_cells, output_bytes: cells of which peak memory is measured, after a call of their kind at
+            ``tiny``, and the size of the outputs in a mode, which does not count.
     """
 
     name: str
@@ -177,26 +182,34 @@ class Benchmark:
         parts = [row["contenders"].get(name, {}).get("median") for name in self.floors]
         return None if None in parts or not parts else sum(parts)
 
-    def entrants(self, cell: Cell, mode: str, device: str, ours: Sequence[str], quick: bool) -> list[Contender]:
-        """All contenders at a cell; those that do not run here carry the reason."""
+    def entrants(
+        self, cell: Cell, mode: str, device: str, ours: Sequence[str], quick: bool, compiled: bool = True
+    ) -> list[Contender]:
+        """All contenders at a cell; those that do not run here carry the reason, or that they failed.
+
+        The baseline and the preferred one of ours must not fail: without them there is no row.
+        """
         on_cuda = torch.device(device).type == "cuda"
         names = [name for name in self.titles if name in ours or name not in self.ours]
         names = [name for name in names if on_cuda or name not in self.cuda_only]
         reasons = {name: self.why_not(name, cell, mode, quick) for name in names}
+        if not compiled and "compile" in reasons:
+            reasons["compile"] = reasons["compile"] or DEFERRED
         if all(reasons[name] is not None for name in names if name in ours):
             return [Contender(name, skipped=reason or "ours does not run here") for name, reason in reasons.items()]
         problem = self.problem(cell, mode, device)
-        return [self._entrant(problem, name, reason) for name, reason in reasons.items()]
+        must = (self.baseline, ours[0])
+        return [self._entrant(problem, name, reason, name in must) for name, reason in reasons.items()]
 
-    def _entrant(self, problem: Problem, name: str, reason: str | None) -> Contender:
+    def _entrant(self, problem: Problem, name: str, reason: str | None, must: bool) -> Contender:
         if reason is None:
             try:
                 return problem.contender(name)
             except AssertionError:  # it computes something else
                 raise
             except Exception as error:
-                if name in self.ours or name == self.baseline:
+                if must:
                     raise
                 lines = str(error).strip().splitlines() or [""]
-                reason = f"failed: {type(error).__name__}: {lines[0][:160]}"
+                reason = f"{FAILED}{type(error).__name__}: {lines[0][:160]}"
         return Contender(name, skipped=reason)

@@ -48,7 +48,8 @@ def _call(one: Contender) -> None:
 def _peak(name: str, method: str, mode: str, cell: Cell, device: str) -> int:
     benchmark = registry.find(name)
     on_cuda = torch.device(device).type == "cuda"
-    small = benchmark.problem(benchmark.tiny, mode, device)
+    kind = {key: value for key, value in cell.items() if key == "kind"}
+    small = benchmark.problem({**benchmark.tiny, **kind}, mode, device)
     _call(small.contender(method, check=False))  # libraries and thread pools are not the call's own memory
     contender = benchmark.problem(cell, mode, device).contender(method, check=False)
     if on_cuda:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import registry, targets
-from .benchmark import Benchmark, Cell
+from .benchmark import FAILED, Benchmark, Cell
 from .machine import ROOT
 
 Result = dict[str, Any]
@@ -28,17 +28,17 @@ def write(result: Result, folder: Path) -> Path:
     return path
 
 
-def earlier_rows(result: Result, folder: Path) -> list[dict[str, Any]]:
-    """The rows that a run of the same commit, settings and device left in the folder."""
+def earlier(result: Result, folder: Path) -> Result:
+    """The rows, and those of memory, that a run of the same commit, settings and device left in the folder."""
     path = folder / f"{stem(result)}.json"
     if not path.exists():
-        return []
+        return {}
     stored = json.loads(path.read_text(encoding="utf-8"))
     same = json.loads(json.dumps(result))
     alike = stored["settings"] == same["settings"] and all(
         stored["machine"][key] == same["machine"][key] for key in ("device", "torch", "threads", "commit")
     )
-    return stored["rows"] if alike else []
+    return {"rows": stored["rows"], "memory": stored["memory"]} if alike else {}
 
 
 def stem(result: Result) -> str:
@@ -167,6 +167,17 @@ def _reasons(result: Result) -> list[str]:
     return ["", "Left out (–): " + "; ".join(found) + "."] if found else []
 
 
+def failures(result: Result) -> list[str]:
+    """Which of ours failed where, and how."""
+    benchmark = benchmark_of(result)
+    return [
+        f"{benchmark.titles[name]} at {benchmark.cell_title(row['cell'])}, {benchmark.modes[row['mode']]}: {reason}"
+        for row in result["rows"]
+        for name in benchmark.ours
+        if (reason := row["contenders"].get(name, {}).get("skipped", "")).startswith(FAILED)
+    ]
+
+
 def curve_rows(result: Result) -> list[dict[str, Any]]:
     """The rows of the plot: the cells that differ in the axis alone and have most sizes; none for a single size."""
     benchmark = benchmark_of(result)
@@ -188,12 +199,14 @@ def _group(cell: Cell, axis: str) -> str:
 def target_table(result: Result) -> list[str]:
     lines = ["| target | sizes | met | lowest bound |", "|---|---|---|---|"]
     grouped: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    titles = benchmark_of(result).titles
     for verdict in targets.check(result):
         grouped.setdefault((verdict["target"], verdict["least"]), []).append(verdict)
     for (name, least), verdicts in grouped.items():
-        bounds = [verdict["low"] for verdict in verdicts if verdict["low"] is not None]
+        bounds = [(verdict["low"], verdict["mine"]) for verdict in verdicts if verdict["low"] is not None]
         met = sum(verdict["met"] for verdict in verdicts)
-        lowest = f"{min(bounds):.2f}" if bounds else "not measured"
+        low, mine = min(bounds, default=(None, None), key=lambda bound: bound[0])
+        lowest = "not measured" if low is None else f"{low:.2f}" + (f", {titles[mine]}" if mine else "")
         lines.append(f"| {name}: at least {least:g}× | {len(verdicts)} | {met} | {lowest} |")
     return lines
 

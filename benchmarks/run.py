@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import torch
 import cgm_kernels
 
 from . import floor, machine, memory, registry, report, suite, targets
-from .benchmark import Benchmark, Cell
+from .benchmark import DEFERRED, Benchmark, Cell
 from .timing import clock_for
 
 QUICK_SECONDS = 110.0
@@ -25,38 +27,75 @@ def run(arguments: argparse.Namespace) -> int:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device {device}: torch {torch.__version__} sees no CUDA device")
     torch.backends.cuda.matmul.allow_tf32 = False
-    benchmark = registry.find(arguments.command)
+    benchmark, started = registry.find(arguments.command), time.monotonic()
     folder = arguments.out or report.RESULTS / machine.slug(machine.device_name(device).replace(",", ""))
-    cells = arguments.sizes or (benchmark.quick_grid if quick else [*benchmark.headlines, *_others(benchmark)])
-    backends = tuple(arguments.backends) if arguments.backends else benchmark.available(device)
-    started, plan = time.monotonic(), suite.QUICK if quick else suite.Plan()
-    settings = {"device": device, "quick": quick, "backends": backends, "plan": vars(plan), "dtype": "float32"}
-    result: dict[str, Any] = {"benchmark": benchmark.name, "machine": machine.facts(device), "settings": settings}
-    result |= {"copy_bytes_per_second": floor.copy_bandwidth(device), "memory": [], "rows": []}
-    if arguments.resume:
-        result["rows"] = report.earlier_rows(result, folder)
-    wanted = [(cell, mode) for cell in cells for mode in arguments.modes]
-    left = [one for one in wanted if one not in [(row["cell"], row["mode"]) for row in result["rows"]]]
-    limit = arguments.seconds or (QUICK_SECONDS - 30 if quick else float("inf"))
+    result = _begun(benchmark, arguments, folder)
+
+    def within(quick_seconds: float) -> bool:
+        limit = arguments.seconds if arguments.seconds is not None else quick_seconds if quick else math.inf
+        return time.monotonic() - started < limit
+
+    in_time = True
     try:
-        while left and time.monotonic() - started <= limit:
-            row = _row(benchmark, *left.pop(0), device, backends, plan, quick)
-            if row is not None:
-                result["rows"].append(row)
-                report.write(result, folder)
-        if left:
-            print(f"time is up: {len(wanted) - len(left)} of {len(wanted)} rows are measured", flush=True)
-        if quick or not left:
-            _memory(benchmark, result, backends, arguments, started)
+        in_time = _rows(benchmark, result, folder, arguments, lambda: within(QUICK_SECONDS - 30))
+        if in_time or quick:
+            _memory(benchmark, result, folder, arguments, lambda: within(QUICK_SECONDS - 10))
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept", flush=True)
     finally:
         cgm_kernels.set_backend("auto")
-    return finish(result, folder, arguments.check)
+    return finish(result, folder, arguments.check) if result["rows"] else int(in_time)
 
 
-def _others(benchmark: Benchmark) -> list[Cell]:
-    return [cell for cell in benchmark.grid if cell not in benchmark.headlines]
+def _begun(benchmark: Benchmark, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """The result without rows, or with those of an earlier run that is gone on with."""
+    device, quick = arguments.device, arguments.quick
+    backends = tuple(arguments.backends) if arguments.backends else benchmark.available(device)
+    plan = suite.QUICK if quick else suite.Plan()
+    settings = {"device": device, "quick": quick, "backends": backends, "plan": vars(plan), "dtype": "float32"}
+    result: dict[str, Any] = {"benchmark": benchmark.name, "machine": machine.facts(device), "settings": settings}
+    result |= {"copy_bytes_per_second": floor.copy_bandwidth(device), "memory": [], "rows": []}
+    return result | (report.earlier(result, folder) if arguments.resume else {})
+
+
+def _cells(benchmark: Benchmark, arguments: argparse.Namespace) -> list[Cell]:
+    """What is timed, the headlines first."""
+    if arguments.sizes or arguments.headlines:
+        return arguments.sizes or list(benchmark.headlines)
+    if arguments.quick:
+        return list(benchmark.quick_grid)
+    return [*benchmark.headlines, *(cell for cell in benchmark.grid if cell not in benchmark.headlines)]
+
+
+def _rows(
+    benchmark: Benchmark,
+    result: dict[str, Any],
+    folder: Path,
+    arguments: argparse.Namespace,
+    within: Callable[[], bool],
+) -> bool:
+    """Measures the rows that are not there yet, each written at once; whether there was time for all."""
+    settings, compiled = result["settings"], not arguments.without_compile
+    wanted = [(cell, mode) for cell in _cells(benchmark, arguments) for mode in arguments.modes]
+    found = [(row["cell"], row["mode"]) for row in result["rows"] if not (compiled and _deferred(row))]
+    left = [one for one in wanted if one not in found]
+    for number, (cell, mode) in enumerate(left):
+        if not within():
+            print(f"time is up: {len(wanted) - len(left) + number} of {len(wanted)} rows are measured", flush=True)
+            return False
+        options = settings["device"], tuple(settings["backends"]), suite.Plan(**settings["plan"]), settings["quick"]
+        row = _row(benchmark, cell, mode, *options, compiled=compiled)
+        if row is not None:
+            places = [(one["cell"], one["mode"]) for one in result["rows"]]
+            place = places.index((cell, mode)) if (cell, mode) in places else len(places)
+            result["rows"][place : place + 1] = [row]
+            report.write(result, folder)
+    return True
+
+
+def _deferred(row: dict[str, Any]) -> bool:
+    """Whether a row was measured without the torch.compile that belongs to it."""
+    return row["contenders"].get("compile", {}).get("skipped") == DEFERRED
 
 
 def _row(
@@ -67,10 +106,11 @@ def _row(
     backends: tuple[str, ...],
     plan: suite.Plan,
     quick: bool,
+    compiled: bool = True,
 ) -> dict[str, Any] | None:
     """One measured row, said in a line on the screen; None with a line that says why there is none."""
     began, title = time.monotonic(), f"{benchmark.cell_title(cell):>24}  {benchmark.modes[mode]:<18}"
-    entrants = benchmark.entrants(cell, mode, device, backends, quick)
+    entrants = benchmark.entrants(cell, mode, device, backends, quick, compiled)
     missing = [one.skipped for one in entrants if one.name in backends and one.skipped]
     if len(missing) == len(backends):
         print(f"{title} left out: {missing[0]}", flush=True)
@@ -91,26 +131,34 @@ def _row(
 def _memory(
     benchmark: Benchmark,
     result: dict[str, Any],
-    backends: tuple[str, ...],
+    folder: Path,
     arguments: argparse.Namespace,
-    started: float,
+    within: Callable[[], bool],
 ) -> None:
-    """Peak memory of ours and the baseline; a quick run takes the last cell in the last mode alone."""
-    if arguments.sizes and not arguments.memory:
+    """Peak memory of ours and the baseline, as :func:`_rows`; a quick run takes the last cell in one mode alone."""
+    if (arguments.sizes or arguments.headlines) and not arguments.memory:
         return
     quick, modes = arguments.quick, list(benchmark.modes)
     cells = benchmark.memory_cells[-1:] if quick else benchmark.memory_cells
-    for cell, mode in itertools.product(cells, modes[-1:] if quick else modes):
-        for method in (*backends, benchmark.baseline):
-            if quick and time.monotonic() - started > QUICK_SECONDS - 10:
-                return
-            result["memory"].append(memory.measure(benchmark.name, method, mode, cell, arguments.device))
+    # A graph's memory is taken when it is captured, not when it runs.
+    methods = [one for one in (*result["settings"]["backends"], benchmark.baseline) if one not in benchmark.cuda_only]
+    wanted = [
+        {"method": method, "mode": mode, "cell": cell}
+        for cell, mode, method in itertools.product(cells, modes[-1:] if quick else modes, methods)
+        if benchmark.why_not(method, cell, mode, quick) is None
+    ]
+    found = [{key: row[key] for key in ("method", "mode", "cell")} for row in result["memory"]]
+    left = [one for one in wanted if one not in found]
+    for number, one in enumerate(left):
+        if not within():
+            print(f"time is up: {len(wanted) - len(left) + number} of {len(wanted)} peaks of memory are measured")
+            return
+        result["memory"].append(memory.measure(benchmark.name, device=arguments.device, **one))
+        report.write(result, folder)
 
 
 def finish(result: dict[str, Any], folder: Path, check: bool) -> int:
-    """Files, plot, table on the screen, verdict."""
-    if not result["rows"]:
-        return 1
+    """Files, plot, table on the screen, verdict; 1 too where one of ours failed."""
     path = report.write(result, folder)
     try:
         from . import plot
@@ -120,7 +168,9 @@ def finish(result: dict[str, Any], folder: Path, check: bool) -> int:
         print(f"no plot: {error}")
     print("\n" + report.markdown(result))
     print(f"written to {folder}")
-    return verdict(result) if check else 0
+    failed = report.failures(result)
+    print("".join(f"failed: {line}\n" for line in failed), end="")
+    return max(int(bool(failed)), verdict(result) if check else 0)
 
 
 def verdict(result: dict[str, Any]) -> int:
@@ -129,7 +179,9 @@ def verdict(result: dict[str, Any]) -> int:
     missed = [one for one in verdicts if not one["met"]]
     for one in missed:
         low = "not measured" if one["low"] is None else f"{one['low']:.3f}"
+        mine = f" of {benchmark.titles[one['mine']]}" if one["mine"] else ""
         place = f"{benchmark.cell_title(one['cell'])} {benchmark.modes[one['mode']]}"
-        print(f"missed: {one['target']} at {place}: lower bound {low}, at least {one['least']:g} wanted")
-    print(f"{len(verdicts) - len(missed)} of {len(verdicts)} targets met")
+        said = f"{one['target']} at {place}: lower bound{mine} {low}, at least {one['least']:g} wanted"
+        print(f"missed: {benchmark.name}: {said}")
+    print(f"{benchmark.name}: {len(verdicts) - len(missed)} of {len(verdicts)} targets met")
     return 1 if missed or not verdicts else 0

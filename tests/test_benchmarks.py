@@ -218,11 +218,12 @@ def test_sizes_are_read_from_the_command_line():
 def test_rows_of_an_earlier_run_are_kept_only_when_it_was_the_same(tmp_path):
     facts = {"device": "cpu", "torch": "2.13.0", "threads": 2, "commit": "abc", "date": "today"}
     result = {"benchmark": "sliced_ot", "machine": facts, "settings": {"quick": False, "backends": ("native",)}}
-    assert report.earlier_rows(result, tmp_path) == []
-    (tmp_path / "sliced_ot.json").write_text(json.dumps(result | {"rows": [{"mode": "forward"}]}))
-    assert report.earlier_rows(result | {"machine": facts | {"date": "later"}}, tmp_path) == [{"mode": "forward"}]
-    assert report.earlier_rows(result | {"machine": facts | {"commit": "def"}}, tmp_path) == []
-    assert report.earlier_rows(result | {"settings": {"quick": False, "backends": ()}}, tmp_path) == []
+    assert report.earlier(result, tmp_path) == {}
+    kept = {"rows": [{"mode": "forward"}], "memory": [{"bytes": 1}]}
+    (tmp_path / "sliced_ot.json").write_text(json.dumps(result | kept))
+    assert report.earlier(result | {"machine": facts | {"date": "later"}}, tmp_path) == kept
+    assert report.earlier(result | {"machine": facts | {"commit": "def"}}, tmp_path) == {}
+    assert report.earlier(result | {"settings": {"quick": False, "backends": ()}}, tmp_path) == {}
 
 
 def test_facts_name_machine_versions_and_date():
