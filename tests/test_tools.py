@@ -12,6 +12,7 @@ import build_config
 import environment
 import fatbin
 import gpu_check
+import gpu_logs
 import setup_env
 from environment import SetupProblem
 
@@ -151,7 +152,7 @@ RACE = "========= Error: Race reported between Write access at void {}(float*)+0
     ],
 )
 def test_judging_a_sanitizer_log(tool, code, log, passed, words):
-    found = gpu_check.judge(tool, code, log)
+    found = gpu_logs.judge(tool, code, log)
     assert found["passed"] is passed
     assert words in found["summary"]
 
@@ -161,7 +162,7 @@ def test_reading_a_test_report(tmp_path):
     cases = '<testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c"><error/></testcase>'
     skipped = '<testcase name="d"><skipped message="no POT"/></testcase>'
     report.write_text(f"<testsuites><testsuite>{cases}{skipped}</testsuite></testsuites>")
-    counts, reasons = gpu_check.read_report(report)
+    counts, reasons = gpu_logs.read_report(report)
     assert counts == {"passed": 1, "failed": 2, "skipped": 1}
     assert reasons == {"no POT": 1}
 
@@ -174,6 +175,73 @@ def test_stages_are_recorded_beside_each_other(tmp_path):
     assert "| build | passed: built | 60 | today |" in table
     assert "| test | **failed**: 1 failed | 9 | today |" in table
     assert gpu_check.slug("NVIDIA H200") == "nvidia-h200"
+
+
+@pytest.fixture
+def benchmarks_run(monkeypatch, tmp_path):
+    """The commands of the benchmarks that the stage runs, each taking ``seconds`` and giving what ``outputs`` says."""
+    monkeypatch.setattr(gpu_check, "commit", lambda: "abc")
+    ran, clock = [], [0.0]
+    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
+
+    def install(seconds=1.0, outputs=None):
+        def run(name, command, limit, **variables):
+            given = command[command.index("benchmarks") + 1 :]
+            ran.append((given[0], "--headlines" in given))
+            if given[0] == "check":
+                return 1, "missed: models: one: lower bound 0.9\nmodels: 4 of 5 targets met\n"
+            left = float(given[given.index("--seconds") + 1])
+            assert 0 < left <= gpu_check.BENCH_SECONDS - clock[0] + 0.1
+            assert clock[0] + limit <= gpu_check.STAGE_SECONDS
+            clock[0] += seconds
+            (tmp_path / f"{given[0]}.json").touch()
+            return (outputs or {}).get(given[0], (0, ""))
+
+        monkeypatch.setattr(gpu_check, "run", run)
+        return ran, clock
+
+    return install
+
+
+def test_the_bench_stage_takes_all_headlines_first_and_names_missed_targets(benchmarks_run, tmp_path):
+    ran, _ = benchmarks_run()
+    found = gpu_check.bench(tmp_path)
+    assert [name for name, headlines in ran if headlines] == list(gpu_check.BENCHMARKS)
+    assert [name for name, _ in ran] == [*gpu_check.BENCHMARKS, *gpu_check.BENCHMARKS, "check"]
+    assert found["passed"]
+    assert found["missed"] == ["models: one: lower bound 0.9"]
+    assert "1 of 5 targets missed" in found["summary"]
+    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
+    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    assert "- models: one: lower bound 0.9" in (tmp_path / "gpu_check.md").read_text()
+
+
+def test_the_bench_stage_goes_on_where_it_stopped(benchmarks_run, tmp_path):
+    outputs = {"models": (0, "time is up: 3 of 9 rows are measured\n")}
+    ran, clock = benchmarks_run(gpu_check.BENCH_SECONDS / 5, outputs)
+    found = gpu_check.bench(tmp_path)
+    assert [name for name, _ in ran] == [*gpu_check.BENCHMARKS[:5], "check"]
+    assert "run the stage again" in found["summary"]
+    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
+    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    ran.clear()
+    clock[0] = 0.0
+    gpu_check.bench(tmp_path)
+    assert [name for name, _ in ran][:3] == ["models", *gpu_check.BENCHMARKS[5:7]]
+
+
+def test_a_benchmark_that_fails_fails_the_stage_after_the_others(benchmarks_run, tmp_path):
+    ran, _ = benchmarks_run(outputs={"models": (1, "Traceback\n")})
+    found = gpu_check.bench(tmp_path)
+    assert not found["passed"]
+    assert "models failed" in found["summary"]
+    assert {name for name, _ in ran} == {*gpu_check.BENCHMARKS, "check"}
+
+
+def test_every_benchmark_takes_part_in_the_bench_stage():
+    from benchmarks import registry
+
+    assert sorted(gpu_check.BENCHMARKS) == sorted(registry.NAMES)
 
 
 def test_gpu_check_without_a_gpu_says_so(tmp_path):
