@@ -1,8 +1,9 @@
 """The divergence of a tanh perceptron beside its value: with one probe a point, and exactly; and with all gradients.
 
 Contenders: our backends; PyTorch in three ways, tangents by hand, a reverse-mode VJP and torch.func.jvp
-(``divergence_peers``); the first of them under torch.compile. The floor is the products that one probe cannot do
-without: those of value and tangent, and with the gradient their transposes, into memory that is there already.
+(``divergence_peers``); the first of them under torch.compile; on a GPU ours and the first also as CUDA graphs. The
+floor is the products that one probe cannot do without: those of value and tangent, and with the gradient their
+transposes, into memory that is there already.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from torch import Tensor
 import cgm_kernels
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend
+from .benchmark import ON_A_GPU, Benchmark, Cell, Target, choose_backend, with_graph
 from .divergence_peers import PEERS, Pair
 from .oracle import Oracle, floor_of, results
-from .timing import Contender
+from .timing import Contender, captured
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
 KINDS = {"hutchinson": "one probe", "exact": "exact trace"}
@@ -46,13 +47,15 @@ TITLES = {
     "native": "ours (native)",
     "triton": "ours (Triton)",
     "reference": "ours (reference)",
+    "native_graph": "ours (native, CUDA graph)",
     "eager": "PyTorch, tangents by hand",
+    "eager_graph": "tangents by hand, CUDA graph",
     "vjp": "PyTorch, VJP",
     "jvp": "torch.func.jvp",
     "compile": "tangents by hand, torch.compile",
     "floor_gemm": "floor: matrix products",
 }
-OURS = ("native", "triton", "reference")
+OURS = ("native", "triton", "reference", "native_graph")
 WAYS = ("eager", "vjp", "jvp")
 
 
@@ -88,11 +91,13 @@ class Problem:
         """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
         if name == "floor_gemm":
             return Contender(name, call=self._products())
-        method, prepare = functools.partial(self._call, self._method(name)), choose_backend(name)
+        prepare = choose_backend(name)
         prepare()
+        method = functools.partial(self._call, self._method(name.removesuffix("_graph")))
         if check and name != "eager":
             self.oracle.check(name, method, floor_of(name))
-        return Contender(name, call=lambda index: results(method, self.inputs, self.cotangents), prepare=prepare)
+        call = captured(name, lambda index: results(method, self.inputs, self.cotangents))
+        return Contender(name, call=call, prepare=prepare)
 
     @staticmethod
     def _method(name: str) -> Callable[..., Pair]:
@@ -131,9 +136,11 @@ TARGETS = [
         for way in WAYS
     ),
     Target(
-        "on a GPU, VJP", "cuda", ("forward_backward",), "vjp", 5.0, lambda cell: _wide(cell) and cell["width"] == 64
+        "on a GPU, VJP", "cuda", ("forward_backward",), "vjp", 5.0,
+        lambda cell: _wide(cell) and cell["width"] == 64, ON_A_GPU,
     ),
-]
+    Target("CUDA graphs never slower", "cuda", tuple(MODES), "eager_graph", 0.95, lambda cell: True, "native_graph"),
+]  # fmt: skip
 
 BENCHMARK = Benchmark(
     name="divergence",
@@ -149,8 +156,10 @@ BENCHMARK = Benchmark(
     ours=OURS,
     floors=("floor_gemm",),
     floor_title="floor: matrix products",
+    cuda_only=("native_graph", "eager_graph"),
     problem=Problem,
     why_not=why_not,
+    available=with_graph,
     targets=tuple(TARGETS),
     axis="width",
     axis_title="width",

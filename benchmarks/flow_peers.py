@@ -13,6 +13,12 @@ LAYERS = {"RealNVP": 8, "MAF": 3}  # the families that all of them have
 SPLINE_LAYERS, SPLINE_BINS, SPLINE_BOUND = 4, 8, 5.0  # of nflows, in couplings as ours
 HIDDEN = 64  # the width of both hidden layers
 
+CONTINUOUS: dict[str, dict[str, Any]] = {
+    "CNF": {}, "CNF_estimate": {"exact": False},
+    "FFJORD_exact": {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "activation": nn.Tanh},
+}  # fmt: skip
+"""Of zuko: its own default, the same by Hutchinson's estimate, and as ours."""
+
 
 @dataclass(frozen=True)
 class FlowModel:
@@ -34,9 +40,8 @@ class FlowModel:
 def zuko(kind: str, dim: int) -> FlowModel:
     import zuko.flows as library
 
-    if kind in ("CNF", "FFJORD_exact"):  # zuko's own default, and as ours
-        own: dict[str, Any] = {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "activation": nn.Tanh}
-        flow = library.CNF(dim, **(own if kind == "FFJORD_exact" else {}))
+    if kind in CONTINUOUS:
+        flow = library.CNF(dim, **CONTINUOUS[kind])
         return FlowModel(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
     family = {"RealNVP": library.RealNVP, "MAF": library.MAF}[kind]
     flow = family(dim, transforms=LAYERS[kind], hidden_features=(HIDDEN, HIDDEN))

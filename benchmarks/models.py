@@ -9,7 +9,8 @@ stand beside them whichever of ours is preferred.
 
 FFJORD takes 20 steps of Kutta's 3/8 rule; of its two rows the first trains by Hutchinson's estimate, the second by the
 exact trace. Its minimal flow exists with a loop in PyTorch and with torchdiffeq's ``odeint``. zuko's CNF stands beside
-the second: its solver is adaptive, and so are its numbers its own.
+the second: its solver is adaptive, and so are its numbers its own. On a GPU the step of a training, ours and the loop,
+is also captured as a CUDA graph. The peaks of memory tell of FFJORD with gradient="checkpoint" at two numbers of steps.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Any
 
 import torch
 
+from cgm_kernels.langevin import noise_state
+
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
+from .benchmark import ON_A_GPU, Benchmark, Cell, Target, choose_backend, not_installed, with_graph
 from .flow_peers import HIDDEN, LAYERS, LIBRARIES, SPLINE_BINS, SPLINE_BOUND, SPLINE_LAYERS, FlowModel
 from .plain_cnf import PlainFFJORD, TorchdiffeqFFJORD
 from .plain_flows import PLAIN, PlainFlow
-from .timing import Contender
+from .timing import Contender, captured
 
 MODES = {"log_prob_backward": "log_prob forward + backward", "sample": "sampling"}
 WIDTHS = {"hidden_features": (HIDDEN, HIDDEN)}
@@ -42,34 +45,43 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "IAF": {"n_layers": LAYERS["MAF"], **WIDTHS},
     "FFJORD": CONTINUOUS,
     "FFJORD_exact": {**CONTINUOUS, "exact": True},
+    "FFJORD_10": {**CONTINUOUS, "gradient": "checkpoint", "n_steps": 10},
+    "FFJORD_40": {**CONTINUOUS, "gradient": "checkpoint", "n_steps": 40},
     "Glow": {"n_steps": 4, "hidden_channels": 32},
     "PlanarFlow": {"n_layers": 16},
     "RadialFlow": {"n_layers": 16},
 }  # fmt: skip
-KINDS = {name: name.replace("_exact", ", exact trace") for name in FAMILIES}
+CONTINUOUS_KINDS = [kind for kind in FAMILIES if kind.startswith("FFJORD")]
+ESTIMATED = [kind for kind in CONTINUOUS_KINDS if "exact" not in FAMILIES[kind]]
+CHECKPOINTED = {kind: f"FFJORD, checkpoint, {FAMILIES[kind]['n_steps']} steps" for kind in ("FFJORD_10", "FFJORD_40")}
+KINDS = {name: name.replace("_exact", ", exact trace") for name in FAMILIES} | CHECKPOINTED
 HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in LAYERS] + [
     {"kind": "FFJORD", "n": 4096, "d": d} for d in (2, 64)
 ]
 GRID = [{"kind": kind, "n": n, "d": d} for kind in LAYERS for n, d in ((4096, 64), (512, 2), (512, 16))] + [
     {"kind": kind, "n": 512 if kind == "Glow" else 4096, "d": 64}
     for kind in FAMILIES
-    if kind not in LAYERS and not kind.startswith("FFJORD")
+    if kind not in LAYERS and kind not in CONTINUOUS_KINDS
 ]
 GRID += [cell for cell in HEADLINES if cell not in GRID]
 GRID += [{"kind": "FFJORD_exact", "n": n, "d": d} for n, d in ((4096, 2), (512, 16))]
+# The last is a quick run's. Points of 64 dimensions tell a state kept for each step, 1 MB, from none.
+MEMORY_CELLS = [{"kind": kind, "n": 4096, "d": 64} for kind in ("FFJORD", *CHECKPOINTED, "RealNVP")]
 MINIMAL: dict[tuple[bool, str], type[Any]] = {(False, kind): plain for kind, plain in PLAIN.items()} | {
     (by_library, kind): TorchdiffeqFFJORD if by_library else PlainFFJORD
     for by_library in (False, True)
-    for kind in ("FFJORD", "FFJORD_exact")
+    for kind in CONTINUOUS_KINDS
 }
 """By whether torchdiffeq solves, and by the family."""
-OURS = ("native", "triton", "reference")
+OURS = ("native", "triton", "reference", "native_graph")
 TITLES = {
     "native": "ours (native)",
     "triton": "ours (Triton)",
     "reference": "ours (reference)",
+    "native_graph": "ours (native, CUDA graph)",
     "layers": "ours (native), layer by layer",
     "eager": "minimal PyTorch flow",
+    "eager_graph": "minimal flow, CUDA graph",
     "compile": "minimal flow, torch.compile",
     "torchdiffeq": "minimal flow, torchdiffeq",
     "zuko": "zuko",
@@ -86,13 +98,20 @@ def our_flow(kind: str, dim: int) -> FlowModel:
 
     generator = torch.Generator().manual_seed(0)
     shape = (1, math.isqrt(dim), math.isqrt(dim)) if kind == "Glow" else (dim,)
-    family = cnf.FFJORD if kind.startswith("FFJORD") else getattr(flows, kind)
+    family = cnf.FFJORD if kind in CONTINUOUS_KINDS else getattr(flows, kind)
     model = family(event_shape=shape, **FAMILIES[kind])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
-    log_prob = (lambda x: model.loss(x).neg()) if kind == "FFJORD" else model.log_prob  # whose trace is exact
+    log_prob = (lambda x: model.loss(x).neg()) if kind in ESTIMATED else model.log_prob  # whose trace is exact
     return FlowModel(model, log_prob, model.sample)
+
+
+def with_state(flow: FlowModel, device: str) -> FlowModel:
+    """FFJORD with probes of a state that the device advances: replays of a CUDA graph draw fresh ones."""
+    model: Any = flow.module
+    state = noise_state(device=device)
+    return FlowModel(model, lambda x: model.loss(x, state=state).neg(), flow.sample)
 
 
 class Problem:
@@ -114,9 +133,11 @@ class Problem:
             return Contender(name, call=self._products())
         prepare = choose_backend("native" if name == "layers" else name)
         prepare()
-        flow = self._flow(name, check)
+        flow = self._flow(name.removesuffix("_graph"), check)
+        if name == "native_graph" and self.cell["kind"] in ESTIMATED:
+            flow = with_state(flow, self.device)
         call = self._sample(flow) if self.mode == "sample" else self._training(flow)
-        return Contender(name, call=call, prepare=prepare)
+        return Contender(name, call=captured(name, call), prepare=prepare)
 
     def _flow(self, name: str, check: bool) -> FlowModel:
         if name in (*OURS, "layers"):
@@ -142,7 +163,7 @@ class Problem:
     def _check(self, plain: PlainFlow) -> None:
         """Both ways the numbers of ours, to rounding."""
         few = self.x[:64]
-        if self.cell["kind"] != "FFJORD":  # whose noise is drawn; its twin with the exact trace is compared
+        if self.cell["kind"] not in ESTIMATED:  # whose noise is drawn; their twin with the exact trace is compared
             torch.testing.assert_close(plain.log_prob(few), self.ours.log_prob(few), rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(plain.push(few), self.ours.module(few)[0], rtol=1e-4, atol=1e-4)
 
@@ -185,6 +206,10 @@ def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     kind = cell["kind"]
     if name == "layers" and kind != "RealNVP":
         return "a stack of couplings is RealNVP's"
+    if kind in CHECKPOINTED and (mode == "sample" or name not in (*OURS, "eager")):
+        return "for its memory in training"
+    if name.endswith("_graph") and (kind not in CONTINUOUS_KINDS or mode == "sample"):
+        return "captured is the step of FFJORD's training"
     if name in ("eager", "compile", "torchdiffeq") and (name == "torchdiffeq", kind) not in MINIMAL:
         return "written for RealNVP, MAF and FFJORD" if name != "torchdiffeq" else "no differential equation"
     if name == "floor_gemm" and kind not in (*LAYERS, "FFJORD"):
@@ -193,7 +218,7 @@ def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     if name in LIBRARIES and kind not in (*LAYERS, *peers.get(name, [])):
         return "compared where it has the very family"
     if name == "compile":
-        if kind.startswith("FFJORD") or (mode == "sample" and kind == SAMPLES_ONE_BY_ONE):
+        if kind in CONTINUOUS_KINDS or (mode == "sample" and kind == SAMPLES_ONE_BY_ONE):
             return "a pass for each evaluation or dimension takes minutes to compile"
         if cell not in HEADLINES or quick:
             return "compiled only at the headline sizes of a full run"
@@ -204,10 +229,16 @@ def _headline(kind: str) -> Callable[[Cell], bool]:
     return lambda cell: cell in HEADLINES and cell["kind"] == kind
 
 
-def _faster(kind: str, modes: tuple[str, ...], least: dict[str, float]) -> list[Target]:
+def _faster(
+    kind: str,
+    modes: tuple[str, ...],
+    least: dict[str, float],
+    devices: tuple[str, ...] = ("cpu", "cuda"),
+    mine: tuple[str, ...] | None = None,
+) -> list[Target]:
     return [
-        Target(f"{kind}, {TITLES[other]}", device, modes, other, value, _headline(kind))
-        for device in ("cpu", "cuda")
+        Target(f"{kind}, {TITLES[other]}", device, modes, other, value, _headline(kind), mine)
+        for device in devices
         for other, value in least.items()
     ]
 
@@ -226,9 +257,10 @@ BENCHMARK = Benchmark(
     ours=OURS,
     floors=("floor_gemm",),
     floor_title="floor: matrix products",
-    cuda_only=("layers",),
+    cuda_only=("layers", "native_graph", "eager_graph"),
     problem=Problem,
     why_not=why_not,
+    available=with_graph,
     targets=(
         *_faster("RealNVP", tuple(MODES), {"zuko": 3.0, "normflows": 2.0, "eager": 1.3}),
         Target(
@@ -241,11 +273,15 @@ BENCHMARK = Benchmark(
             "triton",
         ),
         *_faster("MAF", ("sample",), {"zuko": 20.0}),
-        *_faster("FFJORD", ("log_prob_backward",), {"torchdiffeq": 1.5, "eager": 1.5}),
+        *_faster("FFJORD", ("log_prob_backward",), {"torchdiffeq": 1.5, "eager": 1.5}, ("cpu",)),
+        *_faster(
+            "FFJORD", ("log_prob_backward",), {"torchdiffeq": 5.0, "eager": 1.5, "eager_graph": 0.95}, ("cuda",),
+            ON_A_GPU,
+        ),
     ),
     libraries=("zuko", "normflows", "nflows", "torchdiffeq"),
     axis_title="points",
     curve={"kind": "RealNVP", "d": 64},
     tiny={"kind": "RealNVP", "n": 8, "d": 4},
-    memory_cells=HEADLINES[:1],
-)
+    memory_cells=MEMORY_CELLS,
+)  # fmt: skip

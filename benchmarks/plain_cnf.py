@@ -48,7 +48,9 @@ class PlainFFJORD(PlainFlow):
         return self.solve(rates, (z, z.new_zeros(())), 0.0, 1.0)[0]
 
     def solve(self, rates: Rates, state: tuple[Tensor, Tensor], start: float, end: float) -> tuple[Tensor, Tensor]:
-        h, times = (end - start) / self.n_steps, torch.linspace(start, end, self.n_steps + 1).tolist()
+        h, like = (end - start) / self.n_steps, state[0]
+        # All at once and on the device: a number made a tensor in each stage would wait for a GPU.
+        times = torch.linspace(start, end, 3 * self.n_steps + 1, dtype=like.dtype, device=like.device).unbind()
 
         def moved(k: list[tuple[Tensor, Tensor]], *factors: float) -> tuple[Tensor, Tensor]:
             first, second = state
@@ -56,18 +58,18 @@ class PlainFFJORD(PlainFlow):
                 first, second = torch.add(first, a, alpha=h * factor), torch.add(second, b, alpha=h * factor)
             return first, second
 
-        for t in times[:-1]:
-            k = [rates(torch.as_tensor(t), state)]
-            k.append(rates(torch.as_tensor(t + h / 3), moved(k, 1 / 3)))
-            k.append(rates(torch.as_tensor(t + 2 * h / 3), moved(k, -1 / 3, 1.0)))
-            k.append(rates(torch.as_tensor(t + h), moved(k, 1.0, -1.0, 1.0)))
+        for step in range(0, 3 * self.n_steps, 3):
+            k = [rates(times[step], state)]
+            k.append(rates(times[step + 1], moved(k, 1 / 3)))
+            k.append(rates(times[step + 2], moved(k, -1 / 3, 1.0)))
+            k.append(rates(times[step + 3], moved(k, 1.0, -1.0, 1.0)))
             state = moved(k, 1 / 8, 3 / 8, 3 / 8, 1 / 8)
         return state
 
     def _at(self, t: Tensor) -> tuple[Tensor, ...]:
         """The layers at a time: its column of the first weight is a bias."""
         weight, bias, *rest = self.layers
-        return weight[:, : self.dim], torch.addcmul(bias, weight[:, self.dim], t.to(bias)), *rest
+        return weight[:, : self.dim], torch.addcmul(bias, weight[:, self.dim], t), *rest
 
 
 class TorchdiffeqFFJORD(PlainFFJORD):
@@ -78,7 +80,7 @@ class TorchdiffeqFFJORD(PlainFFJORD):
     def solve(self, rates: Rates, state: tuple[Tensor, Tensor], start: float, end: float) -> tuple[Tensor, Tensor]:
         from torchdiffeq import odeint
 
-        times = torch.tensor([start, end], device=state[0].device)
+        times = torch.linspace(start, end, 2, dtype=state[0].dtype, device=state[0].device)
         options = {"step_size": 1.0 / self.n_steps}
         first, second = odeint(rates, state, times, method="rk4", options=options)
         return first[-1], second[-1]
