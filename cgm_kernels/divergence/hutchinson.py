@@ -64,7 +64,12 @@ def hutchinson_divergence(
 
 
 def hutchinson_probes(
-    x: Tensor, n_probes: int = 1, *, noise: str = "rademacher", generator: Generator | None = None
+    x: Tensor,
+    n_probes: int = 1,
+    *,
+    noise: str = "rademacher",
+    generator: Generator | None = None,
+    state: Tensor | None = None,
 ) -> Tensor:
     """Random probes e with E[e eᵀ] = 1, (P, *x.shape), for points x.
 
@@ -75,6 +80,9 @@ def hutchinson_probes(
             are.
         generator: a CPU generator, default torch's own; one seed gives the same signs on every device and in every
             dtype, and the same normals up to rounding.
+        state: (key, step), int64 (2,) on x's device, in place of a generator; the step is advanced by 1 on the device,
+            so that a captured CUDA graph draws fresh probes at every replay
+            (:func:`cgm_kernels.langevin.noise_state` makes one).
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -82,7 +90,7 @@ def hutchinson_probes(
     tensor("x", x)
     choice("noise", noise, NOISES)
     shape = (count("n_probes", n_probes), *x.shape)
-    drawn = normal(shape, generator=generator, dtype=x.dtype, device=x.device)
+    drawn = normal(shape, generator=generator, state=state, dtype=x.dtype, device=x.device)
     return drawn if noise == "gaussian" else torch.ones_like(drawn).copysign(drawn)
 
 

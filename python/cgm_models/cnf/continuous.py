@@ -70,14 +70,16 @@ class ContinuousTransform(Transform):
         exact: bool | None = None,
         divergence: bool = True,
         regularizers: bool = False,
+        state: Tensor | None = None,
     ) -> Solution:
         """Either direction of the map, with what is integrated beside it.
 
-        ``exact`` is whether the divergence is the exact trace, by default up to the dimension ``exact_up_to``.
+        ``exact`` is whether the divergence is the exact trace, by default up to the dimension ``exact_up_to``; else its
+        probes are drawn from the noise ``state`` on the device where one is given.
         """
         if exact is None:
             exact = x.shape[1] <= self.exact_up_to
-        probes = None if exact or not divergence else self._probes(x)
+        probes = None if exact or not divergence else self._probes(x, state)
         solution = solve(
             self.field, x, context, self.solver, *((1.0, 0.0) if inverse else (0.0, 1.0)), probes=probes,
             exact=exact and divergence, regularizers=regularizers,
@@ -98,8 +100,14 @@ class ContinuousTransform(Transform):
         self.n_evaluations = evaluations
         return torch.stack(path)
 
-    def _probes(self, x: Tensor) -> Tensor:
-        return hutchinson_probes(x, self.n_probes, noise=self.noise, generator=self.generator)
+    def _probes(self, x: Tensor, state: Tensor | None) -> Tensor:
+        if state is None and x.is_cuda and torch.cuda.is_current_stream_capturing():
+            raise RuntimeError(
+                "a captured graph would replay the same probes: give the loss a state, that of "
+                "cgm_kernels.langevin.noise_state(device=...), which every replay advances"
+            )
+        generator = None if state is not None else self.generator
+        return hutchinson_probes(x, self.n_probes, noise=self.noise, generator=generator, state=state)
 
     def _mapped(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
         solution = self.solve(x, context, inverse=inverse, divergence=self.measures)

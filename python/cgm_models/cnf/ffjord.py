@@ -39,8 +39,9 @@ class FFJORD(ContinuousFlow):
         n_steps: of a solver of fixed steps.
         rtol: relative error of a step of dopri5.
         atol: absolute error of a step of dopri5.
-        gradient: 'discrete' through the steps made, 'checkpoint' the same in memory that no step adds to, or 'adjoint'
-            by the adjoint equation.
+        gradient: 'discrete' through the steps made; 'checkpoint' the same, made again in the backward, so that no step
+            keeps anything of the points (but with a context by 'film' where they are at its beginning); or 'adjoint' by
+            the adjoint equation, which keeps nothing of the way.
         exact: take the exact trace in training too.
         exact_up_to: the largest dimension for which the trace is exact outside of training.
         n_probes: of Hutchinson's estimate.
@@ -101,8 +102,14 @@ class FFJORD(ContinuousFlow):
         super().__init__(shape, context_dim, on_vectors(layers, shape), base, base_options, n_levels, logit_alpha)
         self.exact, self.regularizers = exact, regularizers
 
-    def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """The mean of −log p(x | context) in nats, in training estimated, and with the regularisers."""
+    def loss(self, x: Tensor, context: Tensor | None = None, *, state: Tensor | None = None) -> Tensor:
+        """The mean of −log p(x | context) in nats, in training estimated, and with the regularisers.
+
+        ``state`` is the noise state, on the device of ``x``, that the probes of training are drawn from in place of
+        torch's CPU generator (``cgm_kernels.langevin.noise_state``). A training step that a CUDA graph captures needs
+        one: each replay advances it and draws fresh probes. (Pixels with levels cannot be captured: to dequantise them
+        looks at their range.)
+        """
         if not self.training:
             return super().loss(x, context)
         if self.n_levels is not None:
@@ -115,7 +122,7 @@ class FFJORD(ContinuousFlow):
                 z, log_det = layer.accumulate(z, conditions, log_det, inverse=True)
                 continue
             exact, regularize = self.exact, self.regularizers.active
-            solution = layer.solve(z, conditions, inverse=True, exact=exact, regularizers=regularize)
+            solution = layer.solve(z, conditions, inverse=True, exact=exact, regularizers=regularize, state=state)
             assert solution.divergence is not None
             z, log_det = solution.x, solution.divergence if log_det is None else log_det + solution.divergence
             if regularize:
