@@ -72,6 +72,9 @@ def runge_kutta_error(
 
         (h Σ_i e_i k_i / (atol + rtol max(|y0|, |y1|)))²
 
+    This is the norm by which torchdiffeq chooses the steps of a tensor, and what ``integrations.patch("torchdiffeq")``
+    has it computed by. A control that looks at each row for itself needs another one.
+
     Args:
         y0, y1: the state before and after the step, of one shape.
         stages, coefficients, step: as in :func:`runge_kutta_update`; e_i are the differences of the weights of the

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torchdiffeq
 
-from cgm_models.cnf import FFJORD, ModuleField, PerceptronField, Solver, solve
+from cgm_models.cnf import FFJORD, ModuleField, PerceptronField, Potential, PotentialField, Solver, solve
 from tests.support.cnf import FFJORDS, LinearField, make, moved
 from tests.support.flows import context_of, points
 
@@ -131,10 +131,10 @@ def test_checkpoints_give_the_gradient_of_the_steps():
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def kept_numbers(field, gradient, n_steps):
+def kept_numbers(field, gradient, n_steps, context=None, n=64):
     """How many numbers the graph of a solve keeps, beside the parameters."""
-    x = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    own = {p.data_ptr() for p in (*field.parameters(), x)}
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    own = {p.data_ptr() for p in (*field.parameters(), x, *([] if context is None else [context]))}
     boxes = weakref.WeakSet()
 
     class Box:
@@ -143,7 +143,7 @@ def kept_numbers(field, gradient, n_steps):
             boxes.add(self)
 
     with torch.autograd.graph.saved_tensors_hooks(Box, lambda box: box.tensor):
-        solution = solve(field, x, None, Solver("rk4", n_steps, gradient=gradient), exact=True)
+        solution = solve(field, x, context, Solver("rk4", n_steps, gradient=gradient), exact=True)
     storages = {box.tensor.untyped_storage().data_ptr(): box.tensor.untyped_storage() for box in boxes}
     assert solution.x.requires_grad
     return sum(storage.nbytes() // 4 for pointer, storage in storages.items() if pointer not in own)
@@ -158,6 +158,24 @@ def test_memory_does_not_grow_with_the_steps_where_that_was_asked_for():
     assert many - few <= 8 * 64 * (2 + 1)  # the state of each step, and nothing of its inside
     few, many = (kept_numbers(general, "discrete", n) for n in (2, 4))
     assert many - few > 2 * 4 * 64 * 2 * 32
+
+
+def test_what_checkpoints_of_ffjord_and_otflow_keep():
+    """With more steps nothing more of the points where the kernel makes them, else the state at the begin of each."""
+    context = torch.randn(128, 3, generator=torch.Generator().manual_seed(1))
+    fields = {
+        "film": (PerceptronField(2, (32, 32)), False, 0),
+        "context": (PerceptronField(2, (32, 32), 3), True, 0),
+        "context by film": (PerceptronField(2, (32, 32), 3, conditioning="film"), True, 2 + 1),
+        "OTFlow": (PotentialField(Potential(2, 32)), False, 2),
+    }
+    for name, (field, conditional, a_row) in fields.items():
+        added = []
+        for n in (64, 128):
+            given = context[:n] if conditional else None
+            few, many = (kept_numbers(field, "checkpoint", steps, given, n) for steps in (4, 12))
+            added.append(many - few)
+        assert added[1] - added[0] == 8 * 64 * a_row, name
 
 
 def test_a_second_derivative_of_the_adjoint_is_refused():

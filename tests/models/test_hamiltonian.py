@@ -92,6 +92,23 @@ def test_leapfrog_turns_the_harmonic_oscillator_at_second_order():
     assert float((energy / energy[0] - 1.0).detach().abs().max()) < 2e-3
 
 
+def test_leapfrog_by_checkpoints_gives_the_gradient_of_the_steps_and_keeps_less():
+    found = {}
+    for gradient in ("discrete", "checkpoint"):
+        flow, kept = make("separable", 4, 3, gradient=gradient), {}
+        x, context = drawn(5, 4), drawn(5, 3, 2)
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, kept=kept: kept.update({t.untyped_storage().data_ptr(): t.numel()}) or t, lambda t: t
+        ):
+            value = flow.log_prob(x, context).sum()
+        found[gradient] = (value, *torch.autograd.grad(value, list(flow.parameters()))), sum(kept.values())
+    (made, many), (again, few) = found["discrete"], found["checkpoint"]
+    torch.testing.assert_close(again, made, rtol=1e-12, atol=1e-12)
+    assert few < 0.7 * many
+    with pytest.raises(ValueError, match="gradient must be 'discrete' or 'checkpoint' where the steps are leapfrog"):
+        make("separable", 2, gradient="adjoint")
+
+
 def test_hamiltons_equations_turn_the_harmonic_oscillator():
     potential = Potential(2, 2, 1, rank=2).double()
     with torch.no_grad():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ..flows.transform import Transform, on_vectors
 from ..options import check_choice, check_whole, resolve_event_shape
@@ -87,10 +89,19 @@ class VerletTransform(ContinuousTransform):
     """Hamilton's equations of a ``SeparableField`` by the Störmer–Verlet (leapfrog) method, from t = 0 to t = 1.
 
     A step is ``p += h/2 f(q, t); q += h u(p, t + h/2); p += h/2 f(q, t + h)``: shears, so that the map as computed, not
-    only its limit, keeps volumes, and the inverse undoes it to rounding. Of ``solver`` the number of steps counts.
+    only its limit, keeps volumes, and the inverse undoes it to rounding. Of ``solver`` the number of steps counts, and
+    whether its gradient is 'discrete' or 'checkpoint'.
     """
 
     field: SeparableField
+
+    def __init__(self, field: SeparableField, solver: Solver | None = None) -> None:
+        super().__init__(field, solver)
+        if self.solver.gradient == "adjoint":
+            raise ValueError(
+                "gradient must be 'discrete' or 'checkpoint' where the steps are leapfrog ones (dynamics='separable'): "
+                "got 'adjoint'"
+            )
 
     def solve(
         self,
@@ -101,6 +112,7 @@ class VerletTransform(ContinuousTransform):
         exact: bool | None = None,
         divergence: bool = True,
         regularizers: bool = False,
+        state: Tensor | None = None,
     ) -> Solution:
         if regularizers:
             raise ValueError("regularizers are not integrated by leapfrog steps")
@@ -114,16 +126,28 @@ class VerletTransform(ContinuousTransform):
         times = torch.linspace(*((1.0, 0.0) if inverse else (0.0, 1.0)), each * (n_times - 1) + 1, dtype=torch.float64)
         q, p = x.chunk(2, 1)
         path, force = [x], self.field.force(float(times[0]), q, context)
-        for index, (t, following) in enumerate(zip(times.tolist(), times[1:].tolist(), strict=False), 1):
-            h = following - t
-            p = p + 0.5 * h * force
-            q = q + h * self.field.velocity(t + 0.5 * h, p, context)
-            force = self.field.force(following, q, context)
-            p = p + 0.5 * h * force
+        again = self.solver.gradient == "checkpoint" and torch.is_grad_enabled()
+        for index, ends in enumerate(itertools.pairwise(times.tolist()), 1):
+            if again:
+                q, p, force = checkpoint(
+                    self._step, *ends, q, p, force, context, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                q, p, force = self._step(*ends, q, p, force, context)
             if index % each == 0:
                 path.append(torch.cat((q, p), 1))
         self.n_evaluations = len(times)
         return torch.stack(path)
+
+    def _step(
+        self, t: float, following: float, q: Tensor, p: Tensor, force: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """(q, p) and the force there, ``force`` that at t."""
+        h = following - t
+        p = p + 0.5 * h * force
+        q = q + h * self.field.velocity(t + 0.5 * h, p, context)
+        force = self.field.force(following, q, context)
+        return q, p + 0.5 * h * force, force
 
 
 class HamiltonianFlow(ContinuousFlow):
@@ -139,7 +163,8 @@ class HamiltonianFlow(ContinuousFlow):
         width: units of a layer of H, of T and of V.
         n_layers: layers of each.
         n_steps: between the latent and the data.
-        gradient: of the Runge–Kutta steps, 'discrete', 'checkpoint' or 'adjoint', as FFJORD's.
+        gradient: 'discrete' through the steps made; 'checkpoint' the same, of which only the points at the beginning of
+            each step are kept and the step is made again in the backward; of Runge–Kutta steps also 'adjoint'.
         base: the base distribution by name, as RealNVP's.
         base_options: the options of the base.
         n_levels: of images with pixels k / (n_levels − 1), which are then dequantised; else the data are continuous.

@@ -99,7 +99,8 @@ def hardest_row(state: Sequence[Tensor], n_rows: int) -> Tensor:
 
     No row has a larger error than it would have alone, whatever else is in the batch; torchdiffeq's own norm is the
     root mean square over the whole batch, which lets a few hard rows hide among many easy ones. A part without a row
-    for each point, as the gradient of a parameter, counts as one row.
+    for each point, as the gradient of a parameter, counts as one row. (``cgm_kernels.runge_kutta_error`` is
+    torchdiffeq's norm: one number for all rows, from which the largest cannot be had.)
     """
     parts = [part.reshape(n_rows, -1) if part.shape[:1] == (n_rows,) else part.reshape(1, -1) for part in state]
     return torch.stack([part.square().mean(1).max().sqrt() for part in parts if part.numel()]).max()

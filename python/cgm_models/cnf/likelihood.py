@@ -51,6 +51,9 @@ def converge(
 ) -> Converged:
     """``evaluate()`` with the steps of ``model`` halved until its mean moves by less than ``tolerance``.
 
+    It is the mean that is published, and that is held to the tolerance: single values may move by more where they move
+    in both directions (compare ``values`` with those of ``model.refined`` where each of them is what counts).
+
     Every evaluation begins with the same state of torch's generators, so that noise does not move the mean. Steps so
     long that the flow leaves the range of numbers are halved, too.
 

@@ -63,7 +63,8 @@ class OTFlow(ContinuousFlow):
         alpha: (α_L, α_C, α_R).
         n_steps: of classical Runge–Kutta between the data and the latent, in training.
         n_steps_evaluation: out of training; twice as many by default.
-        gradient: 'discrete' through the steps made, or 'checkpoint', the same in memory that no stage adds to.
+        gradient: 'discrete' through the steps made, or 'checkpoint', the same numbers, of which only the points at the
+            beginning of each step are kept and the step is made again in the backward.
         base: the base distribution by name, as RealNVP's.
         base_options: the options of the base.
         n_levels: of images with pixels k / (n_levels − 1), which are then dequantised; else the data are continuous.
