@@ -14,7 +14,8 @@ until it no longer moves and the mass of the density checked. Every sixteenth st
 the same parameters on the same batch: the losses and gradients agree, so that the same training in plain PyTorch gives
 the same flow. So is a step of the course's settings. The times of all are known from the same process.
 
-`python examples/otflow_two_moons.py --out demo/otflow` takes two minutes, with `--quick` seconds.
+`python examples/otflow_two_moons.py --out demo/otflow` takes two minutes, with `--quick` seconds, and leaves its
+table there as `results.md`; the one in `examples/results/otflow_two_moons.md` was made so.
 """
 
 # %%
@@ -29,6 +30,7 @@ import torch
 from plain_otflow import PlainOTFlow
 from torch import Tensor
 
+from benchmarks import machine
 from cgm_models import data, plots
 from cgm_models.cnf import OTFlow, check_mass, converged_log_prob, mass_in_the_plane
 
@@ -108,26 +110,41 @@ with torch.no_grad(), flow.refined(found.halvings):
     latent = flow.inverse(fresh)[0]
     back = flow(latent)[0]
     costs = flow.costs(fresh)
-print(f"{n_fresh} fresh points; entropy of the moons {moons.entropy():.4f} nats")
-print(f"{'':34}{'−log p':>8}{'above the truth':>18}{'ms a step':>11}{'steps':>8}{'training':>10}")
-print(f"{'exact density':34}{float(-truth.mean()):8.4f}")
+lines = []
+
+
+def say(line: str) -> None:
+    lines.append(line)
+    print(line, flush=True)
+
+
+say(f"{n_fresh} fresh points; entropy of the moons {moons.entropy():.4f} nats")
+say(f"{'':34}{'−log p':>8}{'above the truth':>18}{'ms a step':>11}{'steps':>8}{'training':>10}")
+say(f"{'exact density':34}{float(-truth.mean()):8.4f}")
 error = float(gap.std()) / len(gap) ** 0.5
 own, its, of_course = map(statistics.median, zip(*times_of_steps or [(seconds / n_steps, 0.0, 0.0)], strict=True))
-print(f"{'OT-Flow':34}{float(-found.values.mean()):8.4f}{float(gap.mean()):9.4f} ± {error:.4f}{1e3 * own:11.2f}"
+say(f"{'OT-Flow':34}{float(-found.values.mean()):8.4f}{float(gap.mean()):9.4f} ± {error:.4f}{1e3 * own:11.2f}"
       f"{n_steps:8}{seconds:8.0f} s")  # fmt: skip
 if times_of_steps:
-    print(f"{'the same training, plain PyTorch':34}{'the same':>26}{1e3 * its:11.2f}{n_steps:8}{its * n_steps:8.0f} s")
-    print(f"{'the course, its log; plain PyTorch':34}{COURSE_NATS:8.3f}{COURSE_NATS - moons.entropy():9.3f}{'':9}"
+    say(f"{'the same training, plain PyTorch':34}{'the same':>26}{1e3 * its:11.2f}{n_steps:8}{its * n_steps:8.0f} s")
+    say(f"{'the course, its log; plain PyTorch':34}{COURSE_NATS:8.3f}{COURSE_NATS - moons.entropy():9.3f}{'':9}"
           f"{1e3 * of_course:11.2f}{COURSE_STEPS:8}{of_course * COURSE_STEPS:8.0f} s")  # fmt: skip
     ratios = sorted(plain_time / our_time for our_time, plain_time, _ in times_of_steps)
     ends = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
-    print(f"a step is {statistics.median(ratios):.1f} times as fast as in plain PyTorch (80% of {len(ratios)} pairs: "
+    say(f"a step is {statistics.median(ratios):.1f} times as fast as in plain PyTorch (80% of {len(ratios)} pairs: "
           f"{ends[0]:.1f} to {ends[1]:.1f})")  # fmt: skip
     loss_off, gradient_off = torch.stack(differences).median(0).values.tolist()
-    print(f"losses differ by {loss_off:.0e}, gradients by {gradient_off:.0e} of themselves (medians)")
-print(f"halving the step moves −log p by {found.change:.1e}; mass of the density {mass:.4f}; "
+    say(f"losses differ by {loss_off:.0e}, gradients by {gradient_off:.0e} of themselves (medians)")
+say(f"halving the step moves −log p by {found.change:.1e}; mass of the density {mass:.4f}; "
       f"there and back misses by at most {float((back - fresh).abs().max()):.1e}")  # fmt: skip
-print(f"J_L {float(costs.transport):.4f}, J_HJB {float(costs.penalty):.4f} on the fresh points")
+say(f"J_L {float(costs.transport):.4f}, J_HJB {float(costs.penalty):.4f} on the fresh points")
+if not (options.quick or options.alone):
+    facts = machine.facts("cpu")
+    found_on = f"{facts['device']}, torch {facts['torch']}, {facts['date'][:10]}"
+    (options.out / "results.md").write_text(
+        "# OT-Flow on the two moons\n\n"
+        f"Written by `python examples/otflow_two_moons.py` on {found_on}.\n\n```\n"
+        + "\n".join(lines) + "\n```\n", encoding="utf-8")  # fmt: skip
 
 # %% [markdown]
 # ## Pictures
