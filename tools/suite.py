@@ -6,6 +6,7 @@ write. Each test begins with the same seeds, so that both runs see the same rand
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import random
@@ -23,6 +24,7 @@ RESULTS = "CGM_SUITE_RESULTS"
 PATCHED = "CGM_SUITE_PATCHED"
 
 _outcomes: dict[str, str] = {}
+_not_collected: dict[str, str] = {}
 _subtests: Counter[str] = Counter()
 
 
@@ -54,11 +56,17 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _outcomes[report.nodeid] = report.outcome if report.when == "call" else f"{report.outcome} in {report.when}"
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _not_collected[report.nodeid] = str(report.longrepr).strip().splitlines()[-1].removeprefix("E").strip()
+
+
 def pytest_sessionfinish() -> None:
     from cgm_kernels import integrations
 
     rows = [vars(calls) for calls in integrations.report()]
-    Path(os.environ[RESULTS]).write_text(json.dumps({"outcomes": _outcomes, "report": rows}))
+    found = {"outcomes": _outcomes, "not_collected": _not_collected, "report": rows}
+    Path(os.environ[RESULTS]).write_text(json.dumps(found))
 
 
 def unpack(source: Path, folder: Path, part: str = "") -> None:
@@ -77,7 +85,10 @@ def unpack(source: Path, folder: Path, part: str = "") -> None:
 def run(
     library: str, folder: Path, files: list[Path], patched: bool, arguments: list[str], plugin: str = "suite"
 ) -> dict[str, Any]:
-    """Outcomes and report of the tests in ``files`` of ``folder``, in a process of their own."""
+    """Outcomes and report of the tests in ``files`` of ``folder``, in a process of their own.
+
+    Ends the program with the reasons where a file could not be collected: its tests would be missing from both runs.
+    """
     results = folder / f"results-{int(patched)}.json"
     ours = Path(__file__).resolve().parent
     path = os.pathsep.join([str(ours.parent), str(ours), os.environ.get("PYTHONPATH", "")])
@@ -95,19 +106,55 @@ def run(
     if not results.exists():
         sys.exit(f"pytest did not finish:\n{done.stdout}\n{done.stderr}")
     print(f"{'with' if patched else 'without'} the patch: {done.stdout.strip().splitlines()[-1]}", flush=True)
-    return json.loads(results.read_text())
+    found = json.loads(results.read_text())
+    if found["not_collected"]:
+        reasons = "; ".join(f"{why} ({n} files)" for why, n in Counter(found["not_collected"].values()).most_common())
+        sys.exit(f"the tests of {library} cannot run here: {reasons}. Install what is missing, for these tests alone.")
+    return found
+
+
+def counted(outcomes: dict[str, str]) -> str:
+    return ", ".join(f"{count} {outcome}" for outcome, count in Counter(outcomes.values()).most_common())
+
+
+def changed(plain: dict[str, Any], patched: dict[str, Any]) -> list[str]:
+    """The tests that have another outcome under the patch, or ran in one of the two runs alone."""
+    before, after = plain["outcomes"], patched["outcomes"]
+    return sorted(test for test in before.keys() | after.keys() if before.get(test) != after.get(test))
 
 
 def compare(plain: dict[str, Any], patched: dict[str, Any]) -> int:
     """Prints what differs and the report; 0 where nothing does and at least one call ran on our kernels."""
     before, after = plain["outcomes"], patched["outcomes"]
-    changed = {test for test in before.keys() | after.keys() if before.get(test) != after.get(test)}
-    for test in sorted(changed):
+    differing = changed(plain, patched)
+    for test in differing:
         print(f"differs: {test}: {before.get(test)} without the patch, {after.get(test)} with it")
-    counts = ", ".join(f"{count} {outcome}" for outcome, count in Counter(before.values()).most_common())
-    print(f"{len(before)} tests ({counts}), {len(changed)} with another outcome under the patch")
+    print(f"{len(before)} tests ({counted(before)}), {len(differing)} with another outcome under the patch")
     for row in patched["report"]:
         reasons = ", ".join(f"{reason} ({count})" for reason, count in row["reasons"].items())
         print(f"  {row['function']}: {row['ours']} on our kernels, {row['passed_on']} passed on  {reasons}".rstrip())
     ran = sum(row["ours"] for row in patched["report"])
-    return 0 if before and ran and not changed else 1
+    return 0 if before and ran and not differing else 1
+
+
+HEAD = """# Other libraries' own tests under our patches
+
+Each library's tests ran without and with `cgm_kernels.integrations.patch`, on the source named, and every outcome was
+compared. Written by `python tools/flow_suites.py SOURCES --record FILE`.
+
+| source | tests | outcomes | changed by the patch | calls on our kernels | passed on | torch | date |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def record(file: Path, source: str, plain: dict[str, Any], patched: dict[str, Any]) -> None:
+    """The outcomes as a line of the table in ``file``, in place of an earlier one of the same source."""
+    import torch
+
+    text = file.read_text(encoding="utf-8") if file.exists() else HEAD
+    rows = {line.split("|")[1].strip(): line for line in text.splitlines()[len(HEAD.splitlines()) :]}
+    calls = [sum(row[key] for row in patched["report"]) for key in ("ours", "passed_on")]
+    outcomes, day = plain["outcomes"], datetime.datetime.now(datetime.timezone.utc).date()
+    cells = source, len(outcomes), counted(outcomes), len(changed(plain, patched)), *calls, torch.__version__, day
+    rows[source] = "| " + " | ".join(map(str, cells)) + " |"
+    file.write_text(HEAD + "\n".join(rows[name] for name in sorted(rows)) + "\n", encoding="utf-8")
