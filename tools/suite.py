@@ -140,7 +140,7 @@ def compare(plain: dict[str, Any], patched: dict[str, Any]) -> int:
 HEAD = """# Other libraries' own tests under our patches
 
 Each library's tests ran without and with `cgm_kernels.integrations.patch`, on the source named, and every outcome was
-compared. Written by `python tools/flow_suites.py SOURCES --record FILE`.
+compared; subtests count as tests. Written by `python tools/flow_suites.py SOURCES --record FILE`.
 
 | source | tests | outcomes | changed by the patch | calls on our kernels | passed on | torch | date |
 |---|---|---|---|---|---|---|---|
