@@ -37,8 +37,9 @@ class Library:
         routes: for each dotted path of a function, ``route(original, **arguments)``: the result, or it raises
             :class:`PassOn`. It takes every argument of the original by name.
         check: raises RuntimeError for a version whose behaviour the routes are not known to keep.
-        glances: for some of these paths, what sees from the positional arguments alone why a call is to be passed on,
-            or gives None: a microsecond where a route takes ten, which counts where the original takes a hundred.
+        glances: for some paths, of functions or methods, what sees from the positional arguments alone why a call is to
+            be passed on, or gives None: a microsecond where a route takes ten, which counts where the original takes a
+            hundred.
         methods: the same for methods, whose paths are ``"module:Class.method"``.
         instances: for each such path, what replaces the method or property in one accelerated model where that is not
             the route itself: it builds what has the routed methods.
@@ -170,7 +171,7 @@ def _method(library: Library, path: str, route: Callable[..., Any]) -> Method:
         return route(original, self, *args, **arguments)
 
     original = getattr(owner, name)
-    wrapper = _wrap(f"{library.package}.{owner.__name__}.{name}", original, checked)
+    wrapper = _wrap(f"{library.package}.{owner.__name__}.{name}", original, checked, library.glances.get(path))
     return Method(owner, name, original, wrapper, name not in vars(owner))
 
 

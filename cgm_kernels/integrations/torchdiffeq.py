@@ -69,9 +69,6 @@ def _change(y: Tensor, stages: Sequence[Tensor], coefficients: Sequence[float], 
 
 def _solve(original: Any, self: Any, *times: Any, **rest: Any) -> Any:
     """A solve of fixed steps, or until an event, whose steps are ours."""
-    reason = _unfit(self.y0, type(self).__name__)
-    if reason is not None:
-        raise PassOn(reason)
     plain(self.y0)
     self._step_func = functools.partial(_fixed_step, self)
     try:
@@ -139,6 +136,10 @@ def _numbers(tableau: Any) -> _Numbers:
     return _tableaus[key][1]
 
 
+def _glance_at_solver(args: tuple[Any, ...]) -> str | None:
+    return _unfit(args[0].y0, type(args[0]).__name__) if type(args[0]).__name__ in _RULES else None
+
+
 def _glance_at_step(args: tuple[Any, ...]) -> str | None:
     return _unfit(args[1], "adaptive") if len(args) > 1 else None
 
@@ -150,6 +151,7 @@ def _glance_at_norm(args: tuple[Any, ...]) -> str | None:
 
 
 _IMPL = "torchdiffeq._impl"
+_SOLVES = [f"{_IMPL}.fixed_grid:{name}.{solve}" for name in _RULES for solve in ("integrate", "integrate_until_event")]
 
 LIBRARY = Library(
     name="torchdiffeq",
@@ -159,13 +161,10 @@ LIBRARY = Library(
         f"{_IMPL}.misc._compute_error_ratio": _error_ratio,
     },
     check=version_check("torchdiffeq", (0, 2, 5), (0, 3)),
-    glances={
+    glances=dict.fromkeys(_SOLVES, _glance_at_solver)
+    | {
         f"{_IMPL}.rk_common._runge_kutta_step": _glance_at_step,
         f"{_IMPL}.misc._compute_error_ratio": _glance_at_norm,
     },
-    methods={
-        f"{_IMPL}.fixed_grid:{solver}.{solve}": _solve
-        for solver in _RULES
-        for solve in ("integrate", "integrate_until_event")
-    },
+    methods=dict.fromkeys(_SOLVES, _solve),
 )
