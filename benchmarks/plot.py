@@ -96,7 +96,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], benchmark: Benchmark, title: 
     axes.set(xscale="log", yscale="log", xlabel=benchmark.axis_title)
     sizes = sorted({row["cell"][benchmark.axis] for row in rows})
     if len(sizes) <= MOST_TICKS:
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize="medium" if len(sizes) < 5 else "small")
         axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1, 0.4)))

@@ -28,7 +28,8 @@ SOLVERS = (*FIXED, *ADAPTIVE)
 KINDS = {"update": "combination", "error": "error norm"} | {name: f"torchdiffeq {name}" for name in SOLVERS}
 SIZES = (100, 10**4, 10**6)
 # Around the sizes from which the patch makes fused steps, and each solver that it routes.
-FURTHER = dict.fromkeys(FIXED, (2**14, 2**16, 2**18)) | dict.fromkeys(ADAPTIVE[1:], (100, 2**16))
+FURTHER = {"rk4": (2**16, 2**18)} | dict.fromkeys(("heun2", "heun3"), (2**14, 2**16, 2**18))
+FURTHER |= dict.fromkeys(ADAPTIVE[1:], (100, 2**16))
 GRID = [{"kind": kind, "n": n} for kind in ("update", "error", "rk4", "dopri5") for n in SIZES]
 HEADLINES = [cell for cell in GRID if cell["n"] == 10**6]
 GRID += [{"kind": kind, "n": n} for kind, sizes in FURTHER.items() for n in sizes]
