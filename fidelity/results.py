@@ -51,8 +51,8 @@ class Result:
         return next((run for run in self.runs if run.seed == seed), None)
 
     def median(self) -> Run:
-        """The run in the middle, the better one of two."""
-        value = statistics.median_low(run.value for run in self.runs)
+        """The run in the middle, the worse one of two."""
+        value = statistics.median_high(run.value for run in self.runs)
         return next(run for run in self.runs if run.value == value)
 
     def with_run(self, run: Run) -> Result:

@@ -38,6 +38,13 @@ def test_promises_are_kept(chosen):
         assert run.seconds <= chosen.target_seconds
 
 
+@pytest.mark.parametrize("chosen", ALL, ids=lambda c: c.name)
+def test_the_median_is_that_of_all_trainings_asked_for(chosen):
+    result = results.read(chosen)
+    assert [run.seed for run in result.runs] == list(range(chosen.n_seeds))
+    assert result.published == result.median().seed
+
+
 @pytest.mark.parametrize("name", [name for name in problems.NAMES if problems.find(name).best_target is not None])
 def test_the_best_model_of_a_problem_is_as_good_as_promised(name):
     best = min(results.read(c).median().value for c in TRAINED if c.problem == name)
