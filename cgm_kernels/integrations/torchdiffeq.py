@@ -15,6 +15,7 @@ forward mode.
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -95,17 +96,28 @@ def _adaptive_step(
     plain(y0, f0)
     nodes, rows, weights, error = _numbers(tableau)
     t0, dt, t1 = (time.to(y0.dtype) for time in (t0, dt, t1))
-    stages, y1 = [f0], y0
-    for node, row in zip(nodes, rows, strict=True):
+    kept = None if torch.is_grad_enabled() else y0.new_empty((1 + len(rows), *y0.shape))
+    stages, y1 = [_keep(f0, y0, kept, 0)], y0
+    for number, (node, row) in enumerate(zip(nodes, rows, strict=True), 1):
         y1 = _update(y0, stages, row, dt)
-        if node == 1.0:
-            stages.append(func(t1, y1, perturb=Perturb.PREV))
-        else:
-            stages.append(func(t0 + node * dt, y1, perturb=Perturb.NONE))
+        end = node == 1.0
+        slope = func(t1 if end else t0 + node * dt, y1, perturb=Perturb.PREV if end else Perturb.NONE)
+        stages.append(_keep(slope, y0, kept, number))
     if weights != [*rows[-1], 0.0]:  # else the last stage lies at the end of the step
         y1 = _update(y0, stages, weights, dt)
-    whole = stages if _alike(y0, stages) else [torch.as_tensor(k, dtype=y0.dtype).expand_as(y0) for k in stages]
-    return y1, stages[-1], _change(y0, stages, error, dt), torch.stack(whole).movedim(0, -1)
+    whole = torch.stack(stages) if kept is None else kept
+    return y1, stages[-1], _change(y0, stages, error, dt), whole.movedim(0, -1)
+
+
+def _keep(slope: Any, y0: Tensor, kept: Tensor | None, number: int) -> Tensor:
+    """A copy of the slope in the state's shape and dtype: a field may write all its slopes to one tensor.
+
+    Where a gradient is wanted it cannot, and the slope itself is taken.
+    """
+    if kept is not None:
+        return kept[number].copy_(torch.as_tensor(slope))
+    given = torch.as_tensor(slope, dtype=y0.dtype, device=y0.device).expand_as(y0)
+    return given if given.requires_grad else given.clone()
 
 
 def _error_ratio(original: Any, error_estimate: Any, rtol: Any, atol: Any, y0: Any, y1: Any, norm: Any) -> Tensor:
@@ -115,8 +127,11 @@ def _error_ratio(original: Any, error_estimate: Any, rtol: Any, atol: Any, y0: A
         raise PassOn(_OTHER_NORM)
     if not y0.shape == y1.shape == error_estimate.shape or rtol.dim() or atol.dim():
         raise PassOn("tolerances or states of several shapes")
+    tolerances = float(rtol), float(atol)
+    if not all(0.0 <= tolerance < math.inf for tolerance in tolerances):
+        raise PassOn("tolerances that are negative or infinite")
     with torch.no_grad():
-        return runge_kutta_error(y0, y1, [error_estimate], [1.0], 1.0, float(rtol), float(atol))
+        return runge_kutta_error(y0, y1, [error_estimate], [1.0], 1.0, *tolerances)
 
 
 _Numbers = tuple[list[float], list[list[float]], list[float], list[float]]

@@ -24,6 +24,8 @@ def class_labels(context: Tensor, n: int, n_classes: int) -> Tensor:
     """
     if not isinstance(context, Tensor):
         raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
+    if context.dtype == torch.bool or context.is_complex():
+        raise ValueError(_class_error(context, n, n_classes))
     labels = context
     if context.is_floating_point() or (context.ndim and context.shape[-1] == n_classes and context.ndim == 2):
         if context.shape not in ((n_classes,), (n, n_classes)):
@@ -31,7 +33,7 @@ def class_labels(context: Tensor, n: int, n_classes: int) -> Tensor:
         labels = context.argmax(-1)
         if not torch.equal(context, one_hot(labels, n_classes).to(context.dtype)):
             raise ValueError(f"context of shape {tuple(context.shape)} must be one-hot: one 1 in a row, else 0")
-    if labels.dtype == torch.bool or labels.is_complex() or labels.shape not in ((), (n,)):
+    if labels.shape not in ((), (n,)):
         raise ValueError(_class_error(context, n, n_classes))
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
         got = f"{int(labels.min())} to {int(labels.max())}"
@@ -125,8 +127,9 @@ def drawn_labels(counts: Tensor, n: int, generator: Generator | None) -> Tensor:
 def sample_size(n: Any) -> int:
     """``n``, a whole number of any type, as an int."""
     if not is_whole(n, 0):  # NumPy's, say
-        with contextlib.suppress(TypeError):
-            n = checks.integer("n", n)
+        if not isinstance(n, Tensor) or (not n.ndim and n.dtype != torch.bool):
+            with contextlib.suppress(TypeError):
+                n = checks.integer("n", n)
         check_whole("n", n, 0)
     return n
 

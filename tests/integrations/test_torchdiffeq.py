@@ -142,6 +142,33 @@ def test_a_field_that_is_broadcast():
     only(both(lambda m: torchdiffeq.odeint(constant, y, t, method="rk4"), y), FIXED["rk4"])
 
 
+@pytest.mark.parametrize("method", ADAPTIVE)
+def test_a_field_that_writes_all_its_slopes_to_one_tensor(method):
+    y, t = state().detach(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    slope = torch.empty_like(y)
+    solve = lambda m: torchdiffeq.odeint(lambda t, y: torch.sin(y, out=slope), y, t, method=method, rtol=1e-4)  # noqa: E731
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            only(both(solve, rtol=1e-6), STEP, NORM)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_slopes_of_another_dtype_take_the_state_s(dtype):
+    y, t, weight = state(dtype=torch.float32), torch.tensor([0.0, 1.0]), torch.eye(3)
+    field = lambda t, y: -(y @ weight).to(dtype)  # noqa: E731
+    solve = lambda m: torchdiffeq.odeint(field, y, t, method="dopri5", rtol=1e-3, options={"first_step": 0.1})  # noqa: E731
+    for inputs in ((y,), ()):
+        with torch.set_grad_enabled(bool(inputs)):
+            step = both(solve, *inputs, rtol=1e-5)[STEP]
+        assert step.ours >= 1 >= step.passed_on  # the first, whose slope is the field's own
+
+
+def test_tolerances_without_bound_are_torchdiffeq_s():
+    y, t = state().detach(), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    rows = both(lambda m: torchdiffeq.odeint(lambda t, y: -y, y, t, atol=float("inf")))
+    assert rows[NORM].ours == 0 and [*rows[NORM].reasons] == ["tolerances that are negative or infinite"]
+
+
 @pytest.mark.parametrize("case", ["small", "complex", "half"])
 def test_what_is_passed_on(case):
     y = {"small": state(4), "complex": (state().detach() * 1j).requires_grad_(), "half": state(dtype=torch.float16)}[

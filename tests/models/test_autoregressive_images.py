@@ -155,6 +155,7 @@ def test_draws_invert_the_distribution_function():
         (lambda: make("cnn", (1, 2, 2)).log_prob(torch.zeros(3, 2, 2)), r"x must have shape \(n, 1, 2, 2\)"),
         (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 0.53).double()), "x must hold pixels k / 16"),
         (lambda: make("cnn", (1, 2, 2)).log_prob(torch.full((1, 1, 2, 2), 2.0).double()), "x must hold pixels k / 16"),
+        (lambda: make("rnn", (1, 2, 2)).loss(torch.zeros(0, 1, 2, 2).double()), "x must have at least one row"),
         (lambda: make("cnn", (1, 2, 2)).sample(2, torch.zeros(1)), "this model has no context"),
         (lambda: make("rnn", (1, 2, 2), context_dim=3).sample(2), "this model is conditional: .* got None"),
         (lambda: make("rnn", (1, 2, 2), context_dim=3).sample(2, torch.ones(3, 3)), r"context must have shape \(3,\)"),

@@ -101,3 +101,7 @@ def test_errors():
         mixture([a, b], weights=[1.0])
     with pytest.raises(ValueError, match="weights must be positive"):
         mixture([a, b], weights=[1.0, 0.0])
+
+
+def test_an_infinite_constant_is_an_energy_too():
+    assert ((gaussian(0) + math.inf)(X) == math.inf).all()

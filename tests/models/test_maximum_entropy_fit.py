@@ -2,6 +2,7 @@
 
 import math
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -75,6 +76,9 @@ def test_log_tells_the_mismatch():
     model = gaussian_model(n_iterations=100, average_from=0.8)
     model.fit(field_of_spectrum(circular_spectrum_of_ar1(16, 0.4)[1]), generator=seeded(1), log=lines.append)
     assert [line["iteration"] for line in lines] == list(range(2, 101, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of numbers taken from a graph
+        model.mismatch(torch.randn(3, 16, generator=seeded()).requires_grad_())
     assert lines[0]["mismatch"] > 0.2 > 0.1 > np.mean([line["mismatch"] for line in lines[-10:]])
 
 

@@ -5,13 +5,14 @@ import json
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import cgm_models
 from cgm_models import registry
-from cgm_models.inputs import class_labels
+from cgm_models.inputs import class_labels, sample_size
 from cgm_models.model import CONFIG, WEIGHTS, GenerativeModel
 from cgm_models.training import write_atomic
 
@@ -206,8 +207,16 @@ def test_class_labels_takes_integers_and_one_hot_rows():
 
 
 @pytest.mark.parametrize(
-    "bad", [torch.tensor([0, 4, 1]), torch.tensor([-1, 0, 0]), torch.zeros(3, 4), torch.zeros(2).long(), torch.ones(3)]
-)
+    "bad", [torch.tensor([0, 4, 1]), torch.tensor([-1, 0, 0]), torch.zeros(3, 4), torch.zeros(2).long(), torch.ones(3),
+     torch.eye(4)[:3].bool(), torch.eye(4)[:3].cfloat()]
+)  # fmt: skip
 def test_class_labels_refuses_the_rest(bad):
     with pytest.raises(ValueError, match="context"):
         class_labels(bad, 3, 4)
+
+
+def test_sample_size_takes_whole_numbers_of_any_type():
+    assert [sample_size(n) for n in (0, 3, np.int64(3), torch.tensor(3))] == [0, 3, 3, 3]
+    for bad in (-1, 1.0, True, np.True_, "3", None, torch.tensor(True), torch.tensor([3]), torch.tensor(3.0)):
+        with pytest.raises(ValueError, match="n must be a whole number, at least 0"):
+            sample_size(bad)

@@ -27,15 +27,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..options import is_number
 from .chains import evaluate
+
+
+def _is_number(value: Any) -> bool:
+    """Infinity too: a wall is an energy."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 class Composable:
     """The operators, for callables ``(n, *event) -> (n,)``."""
 
     def __add__(self, other: Any) -> Energy:
-        if is_number(other):
+        if _is_number(other):
             return _Sum((self,), (1.0,), float(other))
         return _Sum((self, other), (1.0, 1.0)) if callable(other) else NotImplemented
 
@@ -44,7 +48,7 @@ class Composable:
     def __mul__(self, factor: Any) -> Energy:
         if callable(factor):
             raise TypeError("energies are not multiplied with one another: the product of the densities is a + b")
-        return _Sum((self,), (float(factor),)) if is_number(factor) else NotImplemented
+        return _Sum((self,), (float(factor),)) if _is_number(factor) else NotImplemented
 
     __rmul__ = __mul__
 
@@ -52,7 +56,7 @@ class Composable:
         return _Sum((self,), (-1.0,))
 
     def __sub__(self, other: Any) -> Energy:
-        if is_number(other):
+        if _is_number(other):
             return self + -other
         return _Sum((self, other), (1.0, -1.0)) if callable(other) else NotImplemented
 

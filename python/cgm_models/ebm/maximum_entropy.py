@@ -185,6 +185,7 @@ class MaximumEntropyModel(GenerativeModel):
         coordinates = self.coordinates
         return self.features(coordinates.field(coordinates.from_data(x.to(self.theta), labels), labels))
 
+    @torch.no_grad()
     def mismatch(self, x: Tensor, context: Tensor | None = None) -> dict[str, float]:
         """How far the mean statistics of ``x`` (n, *event) are from the example's, (mean F(x) − F(x₀))/σ by feature.
 

@@ -48,6 +48,8 @@ class PixelModel(GenerativeModel, abstract=True):
 
     def loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The mean of −log P(x | context) in nats."""
+        if not len(x):
+            raise ValueError(f"x must have at least one row, for a mean: got {tuple(x.shape)}")
         return self.log_prob(x, context).mean().neg()
 
     @torch.no_grad()
