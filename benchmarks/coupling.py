@@ -21,7 +21,7 @@ import cgm_kernels
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, with_graph
 from .oracle import Oracle
-from .timing import Contender, graphed
+from .timing import Contender, captured
 
 Pair = tuple[Tensor, Tensor]
 
@@ -166,13 +166,12 @@ class Problem:
         if name == "floor_copy":
             call = floor.copy_call(self.moved_bytes // 2, self.device, len(self.inputs))
             return Contender(name, call=call)
-        base, _, graph = name.partition("_")
-        method, prepare = self._method(base), choose_backend(base)
+        method, prepare = self._method(name.removesuffix("_graph")), choose_backend(name)
         prepare()
         if check and name != "eager":
             self.oracle.check(name, method)
         call = functools.partial(self._step, method)
-        return Contender(name, call=graphed(call, len(self.inputs)) if graph else call, prepare=prepare)
+        return Contender(name, call=captured(name, call, len(self.inputs)), prepare=prepare)
 
     def _method(self, name: str) -> Callable[..., Pair]:
         kind = self.cell["kind"]
