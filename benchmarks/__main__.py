@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from . import machine, registry, report, run
+from . import machine, readme, registry, report, run
 from .benchmark import Benchmark, Cell
 
 
@@ -58,22 +58,22 @@ def main(arguments: list[str] | None = None) -> int:
     return run.run(chosen)
 
 
-def fill(readme: Path, results: Path = report.RESULTS) -> int:
+def fill(page: Path, results: Path = report.RESULTS) -> int:
     """Puts the tables of all full runs into the README; 1 with the reason where there is none or no marker."""
-    text, tables = readme.read_text(encoding="utf-8"), {}
+    text, tables = page.read_text(encoding="utf-8"), {}
     for name in registry.NAMES:
-        table = report.readme_tables(name, results)
+        table = readme.tables(name, results)
         if table:
             tables[name] = table
         else:
             print(f"no full run of {name} under {results}: python -m benchmarks {name}", file=sys.stderr)
     try:
         for name, table in tables.items():
-            text = report.insert(text, name, table)
+            text = readme.insert(text, name, table)
     except ValueError as error:
-        print(f"{readme}: {error}", file=sys.stderr)
+        print(f"{page}: {error}", file=sys.stderr)
         return 1
-    readme.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
     return 0 if tables else 1
 
 

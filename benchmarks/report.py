@@ -1,17 +1,18 @@
-"""Results as JSON, as markdown tables, and as the table between the README's markers."""
+"""Results as JSON and as markdown tables."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from . import registry, targets
 from .benchmark import FAILED, Benchmark, Cell
-from .machine import ROOT
 
 Result = dict[str, Any]
 RESULTS = Path(__file__).resolve().parent / "results"
+_READING = "Medians of interleaved rounds; in brackets how many times faster ours is, with the 95% interval."
 
 
 def write(result: Result, folder: Path) -> Path:
@@ -51,7 +52,7 @@ def benchmark_of(result: Result) -> Benchmark:
 
 def markdown(result: Result) -> str:
     """The whole report of a run."""
-    parts = [f"# Benchmark of {result['benchmark']}", "", machine_line(result)]
+    parts = [f"# Benchmark of {result['benchmark']}", "", f"{provenance(result)} {_READING}"]
     for table in (headline_tables(result), memory_table(result)):
         parts += ["", *table] if table else []
     if curve_rows(result):
@@ -61,15 +62,15 @@ def markdown(result: Result) -> str:
     return "\n".join(parts) + "\n"
 
 
-def machine_line(result: Result) -> str:
+def provenance(result: Result) -> str:
+    """The machine, the versions, the date and the commit."""
     facts = result["machine"]
     commit = f", commit {facts['commit']}" if facts["commit"] else ""
     versions = {name: facts["libraries"].get(name) for name in benchmark_of(result).libraries}
     libraries = "".join(f", {name} {version}" for name, version in versions.items() if version)
     return (
         f"{facts['device']} (SIMD {facts['simd']}), torch {facts['torch']}{libraries}, float32, "
-        f"{facts['date'][:10]}{commit}. "
-        f"Medians of interleaved rounds; in brackets how many times faster ours is, with the 95% interval."
+        f"{facts['date'][:10]}{commit}."
     )
 
 
@@ -94,7 +95,7 @@ def _headline_table(result: Result, cell: Cell) -> list[str]:
             cells = [_headline_cell(benchmark, row, name) for row in rows.values()]
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
     if benchmark.floors:
-        lines.append("| floor / ours | " + " | ".join(_share(benchmark, row) for row in rows.values()) + " |")
+        lines.append("| floor / ours | " + " | ".join(share(benchmark, row) for row in rows.values()) + " |")
     return lines
 
 
@@ -108,7 +109,8 @@ def _headline_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
     return f"{milliseconds(entry['median'])} ({speedup(ratio)}, {ratio['pairs']} pairs)"
 
 
-def _share(benchmark: Benchmark, row: dict[str, Any]) -> str:
+def share(benchmark: Benchmark, row: dict[str, Any]) -> str:
+    """Of the time of ours, what the floors take."""
     total = benchmark.floor_seconds(row)
     return "" if total is None else f"{total / row['contenders'][benchmark.primary(row)]['median']:.2f}"
 
@@ -143,7 +145,7 @@ def grid_table(result: Result) -> list[str]:
         cells += [_grid_cell(benchmark, row, name) for name in names]
         if benchmark.floors:
             total = benchmark.floor_seconds(row)
-            cells.append("–" if total is None else f"{milliseconds(total)} ({_share(benchmark, row)})")
+            cells.append("–" if total is None else f"{milliseconds(total)} ({share(benchmark, row)})")
         lines.append("| " + " | ".join(cells) + " |")
     return lines + _reasons(result)
 
@@ -198,6 +200,13 @@ def _group(cell: Cell, axis: str) -> str:
 
 def target_table(result: Result) -> list[str]:
     lines = ["| target | sizes | met | lowest bound |", "|---|---|---|---|"]
+    for name, least, sizes, met, lowest in target_rows(result):
+        lines.append(f"| {name}: at least {least:g}× | {sizes} | {met} | {lowest} |")
+    return lines
+
+
+def target_rows(result: Result) -> Iterator[tuple[str, float, int, int, str]]:
+    """Of each target its name and factor, at how many sizes it applies and is met, and the lowest bound of them."""
     grouped: dict[tuple[str, float], list[dict[str, Any]]] = {}
     titles = benchmark_of(result).titles
     for verdict in targets.check(result):
@@ -207,8 +216,7 @@ def target_table(result: Result) -> list[str]:
         met = sum(verdict["met"] for verdict in verdicts)
         low, mine = min(bounds, default=(None, None), key=lambda bound: bound[0])
         lowest = "not measured" if low is None else f"{low:.2f}" + (f", {titles[mine]}" if mine else "")
-        lines.append(f"| {name}: at least {least:g}× | {len(verdicts)} | {met} | {lowest} |")
-    return lines
+        yield name, least, len(verdicts), met, lowest
 
 
 def milliseconds(seconds: float) -> str:
@@ -218,25 +226,3 @@ def milliseconds(seconds: float) -> str:
 
 def speedup(ratio: dict[str, Any]) -> str:
     return f"{ratio['value']:.2f}× [{ratio['low']:.2f}, {ratio['high']:.2f}]"
-
-
-def readme_tables(benchmark: str, results: Path = RESULTS) -> str:
-    """The headline of every device that has a full run."""
-    parts = []
-    for path in sorted(results.glob(f"*/{benchmark}.json")):
-        result = json.loads(path.read_text(encoding="utf-8"))
-        where = path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent
-        more = f"Every size: [{benchmark}.md]({where.as_posix()}/{benchmark}.md)."
-        title = f"### {benchmark_of(result).title}"
-        tables = [headline_tables(result), memory_table(result), target_table(result), [more]]
-        parts.append("\n\n".join([title, machine_line(result), *("\n".join(table) for table in tables if table)]))
-    return "\n\n".join(parts)
-
-
-def insert(text: str, benchmark: str, table: str) -> str:
-    """``text`` with ``table`` between the benchmark's markers; ``ValueError`` where they are not there once each."""
-    begin, end = f"<!-- benchmark:{benchmark} -->", f"<!-- /benchmark:{benchmark} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f"the text must hold {begin} and then {end} once each")
-    before, rest = text.split(begin)
-    return f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"

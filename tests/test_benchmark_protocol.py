@@ -15,6 +15,7 @@ from benchmarks import (
     masked_inverse,
     models,
     plot,
+    readme,
     registry,
     report,
     run,
@@ -170,17 +171,17 @@ def test_the_stored_results_can_be_read_judged_and_rendered():
         result = json.loads(path.read_text())
         assert report.markdown(result).startswith(f"# Benchmark of {path.stem}")
         assert targets.check(result)
-        assert f"Every size: [{path.stem}.md]" in report.readme_tables(path.stem)
+        assert f"and peak memory: [{path.stem}.md]" in readme.tables(path.stem)
 
 
 def test_all_full_runs_are_put_into_the_readme(monkeypatch, tmp_path, capsys):
     result = result_with({"forward": (9, 90), "forward_backward": (6, 30)})
     report.write(result, tmp_path / "results" / "device")
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- benchmark:sliced_ot -->\n<!-- /benchmark:sliced_ot -->\n")
-    assert command.fill(readme, tmp_path / "results") == 0
-    assert "9.00× [9.00, 9.00]" in readme.read_text()
+    page = tmp_path / "README.md"
+    page.write_text("<!-- benchmark:sliced_ot -->\n<!-- /benchmark:sliced_ot -->\n")
+    assert command.fill(page, tmp_path / "results") == 0
+    assert "9.00× [9.00, 9.00]" in page.read_text()
     assert "no full run of coupling" in capsys.readouterr().err
-    readme.write_text("no markers")
-    assert command.fill(readme, tmp_path / "results") == 1
-    assert command.fill(readme, tmp_path / "nothing") == 1
+    page.write_text("no markers")
+    assert command.fill(page, tmp_path / "results") == 1
+    assert command.fill(page, tmp_path / "nothing") == 1

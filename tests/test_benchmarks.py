@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import floor, machine, memory, report, sliced_ot, suite, targets, timing
+from benchmarks import floor, machine, memory, readme, report, sliced_ot, suite, targets, timing
 from benchmarks.benchmark import compiled_backends
 from benchmarks.statistics import paired_ratio, spread
 from tests.support.benchmarks import FakeClock, fake, result_with
@@ -190,18 +190,20 @@ def test_a_result_is_written_read_and_put_into_a_readme(tmp_path):
     result = result_with({"forward": (9, 90), "forward_backward": (6, 30)})
     path = report.write(result, tmp_path / "device")
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
-    table = report.readme_tables("sliced_ot", tmp_path)
-    assert "| PyTorch eager | 90 ms (9.00× [9.00, 9.00], 30 pairs) |" in table
-    assert "no compiler" in table
-    assert "| floor / ours | 0.30 | 0.30 |" in table
+    table = readme.tables("sliced_ot", tmp_path)
+    heads, _, forward, both = (line for line in table.splitlines() if line.startswith("|"))
+    assert heads == "| n, d, directions |  | ours | PyTorch eager | POT | floor / ours |"
+    assert forward == "| 10,000, 64, 500 | forward | 10 ms | 9.00× [9.00, 9.00] | 90.00× [90.00, 90.00] | 0.30 |"
+    assert both.startswith("| 10,000, 64, 500 | forward + backward | ")
+    assert "never slower than PyTorch ≥ 0.95×: 2 of 2, lowest 6.00" in table
     text = "before\n<!-- benchmark:sliced_ot -->\nold\n<!-- /benchmark:sliced_ot -->\nafter\n"
-    once = report.insert(text, "sliced_ot", table)
+    once = readme.insert(text, "sliced_ot", table)
     assert "old" not in once
     assert once.startswith("before\n")
     assert once.endswith("after\n")
-    assert report.insert(once, "sliced_ot", table) == once
+    assert readme.insert(once, "sliced_ot", table) == once
     with pytest.raises(ValueError, match="once each"):
-        report.insert("no markers", "sliced_ot", table)
+        readme.insert("no markers", "sliced_ot", table)
 
 
 def test_units_are_readable():
