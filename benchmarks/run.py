@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +21,23 @@ from .benchmark import DEFERRED, Benchmark, Cell
 from .timing import clock_for
 
 QUICK_SECONDS = 110.0
+_UNITS = {"rows": "rows", "memory": "peaks of memory"}
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, writes, and with ``--check`` returns 1 when a target is missed."""
-    device, quick = arguments.device, arguments.quick
+    device = arguments.device
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device {device}: torch {torch.__version__} sees no CUDA device")
     torch.backends.cuda.matmul.allow_tf32 = False
     benchmark, started = registry.find(arguments.command), time.monotonic()
     folder = arguments.out or report.RESULTS / machine.slug(machine.device_name(device).replace(",", ""))
     result = _begun(benchmark, arguments, folder)
-
-    def within(quick_seconds: float) -> bool:
-        limit = arguments.seconds if arguments.seconds is not None else quick_seconds if quick else math.inf
-        return time.monotonic() - started < limit
-
-    in_time = True
+    measuring, in_time = _Measuring(benchmark, arguments, result, folder, started), True
     try:
-        in_time = _rows(benchmark, result, folder, arguments, lambda: within(QUICK_SECONDS - 30))
-        if in_time or quick:
-            _memory(benchmark, result, folder, arguments, lambda: within(QUICK_SECONDS - 10))
+        in_time = measuring.rows()
+        if in_time or arguments.quick:
+            measuring.memory()
     except KeyboardInterrupt:
         print("interrupted: what was measured is kept", flush=True)
     finally:
@@ -67,30 +65,75 @@ def _cells(benchmark: Benchmark, arguments: argparse.Namespace) -> list[Cell]:
     return [*benchmark.headlines, *(cell for cell in benchmark.grid if cell not in benchmark.headlines)]
 
 
-def _rows(
-    benchmark: Benchmark,
-    result: dict[str, Any],
-    folder: Path,
-    arguments: argparse.Namespace,
-    within: Callable[[], bool],
-) -> bool:
-    """Measures the rows that are not there yet, each written at once; whether there was time for all."""
-    settings, compiled = result["settings"], not arguments.without_compile
-    wanted = [(cell, mode) for cell in _cells(benchmark, arguments) for mode in arguments.modes]
-    found = [(row["cell"], row["mode"]) for row in result["rows"] if not (compiled and _deferred(row))]
-    left = [one for one in wanted if one not in found]
-    for number, (cell, mode) in enumerate(left):
-        if not within():
-            print(f"time is up: {len(wanted) - len(left) + number} of {len(wanted)} rows are measured", flush=True)
-            return False
+@dataclass(frozen=True)
+class _Measuring:
+    """What one run measures, for how long, and where it is written."""
+
+    benchmark: Benchmark
+    arguments: argparse.Namespace
+    result: dict[str, Any]
+    folder: Path
+    started: float
+
+    def rows(self) -> bool:
+        """The times of all contenders; whether there was time for all sizes and modes."""
+        settings, compiled = self.result["settings"], not self.arguments.without_compile
         options = settings["device"], tuple(settings["backends"]), suite.Plan(**settings["plan"]), settings["quick"]
-        row = _row(benchmark, cell, mode, *options, compiled=compiled)
-        if row is not None:
-            places = [(one["cell"], one["mode"]) for one in result["rows"]]
-            place = places.index((cell, mode)) if (cell, mode) in places else len(places)
-            result["rows"][place : place + 1] = [row]
-            report.write(result, folder)
-    return True
+        pairs = itertools.product(_cells(self.benchmark, self.arguments), self.arguments.modes)
+        wanted = [{"cell": cell, "mode": mode} for cell, mode in pairs]
+
+        def measure(cell: Cell, mode: str) -> dict[str, Any] | None:
+            return _row(self.benchmark, cell, mode, *options, compiled=compiled)
+
+        return self._rest("rows", wanted, measure, lambda row: compiled and _deferred(row), QUICK_SECONDS - 30)
+
+    def memory(self) -> None:
+        """Peak memory of ours and the baseline; a quick run takes the last cell in one mode alone."""
+        if (self.arguments.sizes or self.arguments.headlines) and not self.arguments.memory:
+            return
+        benchmark, quick, modes = self.benchmark, self.arguments.quick, list(self.benchmark.modes)
+        cells = benchmark.memory_cells[-1:] if quick else benchmark.memory_cells
+        methods = [*self.result["settings"]["backends"], benchmark.baseline]
+        # A graph's memory is taken when it is captured, not when it runs.
+        methods = [one for one in methods if one not in benchmark.cuda_only]
+        wanted = [
+            {"method": method, "mode": mode, "cell": cell}
+            for cell, mode, method in itertools.product(cells, modes[-1:] if quick else modes, methods)
+            if benchmark.why_not(method, cell, mode, quick) is None
+        ]
+        peak = functools.partial(memory.measure, benchmark.name, device=self.arguments.device)
+        self._rest("memory", wanted, peak, lambda row: False, QUICK_SECONDS - 10)
+
+    def _rest(
+        self,
+        part: str,
+        wanted: list[dict[str, Any]],
+        measure: Callable[..., dict[str, Any] | None],
+        again: Callable[[dict[str, Any]], bool],
+        quick_seconds: float,
+    ) -> bool:
+        """Measures what the part lacks of ``wanted``, each written at once; whether there was time for all."""
+        rows = self.result[part]
+
+        def place(one: dict[str, Any]) -> int:
+            return next((i for i, row in enumerate(rows) if one.items() <= row.items()), len(rows))
+
+        left = [one for one in wanted if place(one) == len(rows) or again(rows[place(one)])]
+        for number, one in enumerate(left):
+            if not self._within(quick_seconds):
+                done = len(wanted) - len(left) + number
+                print(f"time is up: {done} of {len(wanted)} {_UNITS[part]} are measured", flush=True)
+                return False
+            row = measure(**one)
+            if row is not None:
+                rows[(at := place(one)) : at + 1] = [row]
+                report.write(self.result, self.folder)
+        return True
+
+    def _within(self, quick_seconds: float) -> bool:
+        limit = quick_seconds if self.arguments.quick else math.inf
+        limit = limit if self.arguments.seconds is None else self.arguments.seconds
+        return time.monotonic() - self.started < limit
 
 
 def _deferred(row: dict[str, Any]) -> bool:
@@ -126,35 +169,6 @@ def _row(
         said.append(f"{benchmark.titles[name]} {report.speedup(others[name])}, {others[name]['pairs']} pairs")
     print(", ".join([*said, f"{time.monotonic() - began:.0f} s"]), flush=True)
     return row
-
-
-def _memory(
-    benchmark: Benchmark,
-    result: dict[str, Any],
-    folder: Path,
-    arguments: argparse.Namespace,
-    within: Callable[[], bool],
-) -> None:
-    """Peak memory of ours and the baseline, as :func:`_rows`; a quick run takes the last cell in one mode alone."""
-    if (arguments.sizes or arguments.headlines) and not arguments.memory:
-        return
-    quick, modes = arguments.quick, list(benchmark.modes)
-    cells = benchmark.memory_cells[-1:] if quick else benchmark.memory_cells
-    # A graph's memory is taken when it is captured, not when it runs.
-    methods = [one for one in (*result["settings"]["backends"], benchmark.baseline) if one not in benchmark.cuda_only]
-    wanted = [
-        {"method": method, "mode": mode, "cell": cell}
-        for cell, mode, method in itertools.product(cells, modes[-1:] if quick else modes, methods)
-        if benchmark.why_not(method, cell, mode, quick) is None
-    ]
-    found = [{key: row[key] for key in ("method", "mode", "cell")} for row in result["memory"]]
-    left = [one for one in wanted if one not in found]
-    for number, one in enumerate(left):
-        if not within():
-            print(f"time is up: {len(wanted) - len(left) + number} of {len(wanted)} peaks of memory are measured")
-            return
-        result["memory"].append(memory.measure(benchmark.name, device=arguments.device, **one))
-        report.write(result, folder)
 
 
 def finish(result: dict[str, Any], folder: Path, check: bool) -> int:
