@@ -17,6 +17,7 @@ import cgm_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ("numpy", "POT", "triton", "matplotlib", "zuko", "normflows", "nflows")
+SOURCES = ("csrc", "cgm_kernels", "python", "benchmarks/*.py")
 
 
 def facts(device: str) -> dict[str, Any]:
@@ -74,13 +75,18 @@ def version(library: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with ``+`` where kernels or benchmarks differ; None without git."""
+    """The commit of the working tree, with ``+`` where what is measured differs from it; None without git."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "csrc", "cgm_kernels", "benchmarks/*.py")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")
+
+
+def names_sources(commit: str | None) -> bool:
+    """Whether two runs of this ``commit`` measured the same: there is one, and nothing differed from it."""
+    return commit is not None and not commit.endswith("+")
 
 
 def _git(*arguments: str) -> str:

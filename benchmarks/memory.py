@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import registry
-from .benchmark import Cell
+from .benchmark import FAILED, Cell
 from .timing import Contender
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +28,7 @@ def measure(benchmark: str, method: str, mode: str, cell: Cell, device: str) -> 
     command += ["--device", device, "--threads", str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
-        return row | {"skipped": f"failed: {(done.stderr.strip() or 'no output').splitlines()[-1][:160]}"}
+        return row | {"skipped": f"{FAILED}{(done.stderr.strip() or 'no output').splitlines()[-1][:160]}"}
     return row | {"bytes": json.loads(done.stdout.splitlines()[-1])}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import registry, targets
 from .benchmark import FAILED, Benchmark, Cell
+from .machine import names_sources
 
 Result = dict[str, Any]
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -32,7 +33,7 @@ def write(result: Result, folder: Path) -> Path:
 def earlier(result: Result, folder: Path) -> Result:
     """The rows, and those of memory, that a run of the same commit, settings and device left in the folder."""
     path = folder / f"{stem(result)}.json"
-    if not path.exists():
+    if not path.exists() or not names_sources(result["machine"]["commit"]):
         return {}
     stored = json.loads(path.read_text(encoding="utf-8"))
     same = json.loads(json.dumps(result))

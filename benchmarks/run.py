@@ -17,7 +17,7 @@ import torch
 import cgm_kernels
 
 from . import floor, machine, memory, registry, report, suite, targets
-from .benchmark import DEFERRED, Benchmark, Cell
+from .benchmark import DEFERRED, FAILED, Benchmark, Cell
 from .timing import clock_for
 
 QUICK_SECONDS = 110.0
@@ -85,7 +85,7 @@ class _Measuring:
         def measure(cell: Cell, mode: str) -> dict[str, Any] | None:
             return _row(self.benchmark, cell, mode, *options, compiled=compiled)
 
-        return self._rest("rows", wanted, measure, lambda row: compiled and _deferred(row), QUICK_SECONDS - 30)
+        return self._rest("rows", wanted, measure, lambda row: _unfinished(row, compiled), QUICK_SECONDS - 30)
 
     def memory(self) -> None:
         """Peak memory of ours and the baseline; a quick run takes the last cell in one mode alone."""
@@ -102,7 +102,7 @@ class _Measuring:
             if benchmark.why_not(method, cell, mode, quick) is None
         ]
         peak = functools.partial(memory.measure, benchmark.name, device=self.arguments.device)
-        self._rest("memory", wanted, peak, lambda row: False, QUICK_SECONDS - 10)
+        self._rest("memory", wanted, peak, _failed, QUICK_SECONDS - 10)
 
     def _rest(
         self,
@@ -136,9 +136,15 @@ class _Measuring:
         return time.monotonic() - self.started < limit
 
 
-def _deferred(row: dict[str, Any]) -> bool:
-    """Whether a row was measured without the torch.compile that belongs to it."""
-    return row["contenders"].get("compile", {}).get("skipped") == DEFERRED
+def _failed(entry: dict[str, Any]) -> bool:
+    return entry.get("skipped", "").startswith(FAILED)
+
+
+def _unfinished(row: dict[str, Any], compiled: bool) -> bool:
+    """Whether a contender failed, or the row was measured without the torch.compile that belongs to it."""
+    contenders = row["contenders"]
+    deferred = contenders.get("compile", {}).get("skipped") == DEFERRED
+    return (compiled and deferred) or any(map(_failed, contenders.values()))
 
 
 def _row(

@@ -101,6 +101,20 @@ def test_headlines_come_first_and_torch_compile_later(measured, tmp_path):
     assert all("median" in row["contenders"]["compile"] for row in rows)
 
 
+def test_contenders_and_peaks_of_memory_that_failed_are_measured_again_in_their_place(measured, tmp_path):
+    measure(tmp_path)
+    whole = json.loads((tmp_path / "fake.json").read_text())
+    whole["rows"][0]["contenders"]["native_graph"] = {"skipped": "failed: RuntimeError: out of memory"}
+    whole["memory"][0] = {"method": "native", "mode": "run", "cell": {"n": 1}, "skipped": "failed: no output"}
+    (tmp_path / "fake.json").write_text(json.dumps(whole))
+    measured.clear()
+    measure(tmp_path, "--resume")
+    assert measured == ["n = 2", "memory of native"]
+    again = json.loads((tmp_path / "fake.json").read_text())
+    assert [row["cell"]["n"] for row in again["rows"]] == [2, 1]
+    assert [(row["method"], row["bytes"]) for row in again["memory"]] == [("native", 1), ("eager", 1)]
+
+
 def judged(monkeypatch, mine, rows):
     target = Target("five times", "cuda", ("run",), "eager", 5.0, lambda cell: True, mine)
     benchmark = fake_benchmark(titles=TITLES, ours=("native", "native_graph", "triton"), targets=(target,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -226,6 +227,24 @@ def test_rows_of_an_earlier_run_are_kept_only_when_it_was_the_same(tmp_path):
     assert report.earlier(result | {"machine": facts | {"date": "later"}}, tmp_path) == kept
     assert report.earlier(result | {"machine": facts | {"commit": "def"}}, tmp_path) == {}
     assert report.earlier(result | {"settings": {"quick": False, "backends": ()}}, tmp_path) == {}
+
+
+@pytest.mark.parametrize("commit", ["abc+", None])
+def test_rows_of_sources_that_no_commit_names_are_measured_again(commit, tmp_path):
+    facts = {"device": "cpu", "torch": "2.13.0", "threads": 2, "commit": commit}
+    result = {"benchmark": "sliced_ot", "machine": facts, "settings": {"quick": False}, "rows": [1], "memory": []}
+    (tmp_path / "sliced_ot.json").write_text(json.dumps(result))
+    assert report.earlier(result, tmp_path) == {}
+
+
+def test_a_commit_names_the_sources_only_where_nothing_differs_from_it(monkeypatch):
+    def git(changed, *arguments):
+        return "abc" if arguments[0] == "rev-parse" else changed
+
+    for changed, name, names in (("", "abc", True), (" M python/cgm_models/model.py", "abc+", False)):
+        monkeypatch.setattr(machine, "_git", functools.partial(git, changed))
+        assert machine.commit() == name and machine.names_sources(name) is names
+    assert not machine.names_sources(None)
 
 
 def test_facts_name_machine_versions_and_date():

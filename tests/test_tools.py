@@ -230,6 +230,19 @@ def test_the_bench_stage_goes_on_where_it_stopped(benchmarks_run, tmp_path):
     assert [name for name, _ in ran][:3] == ["models", *gpu_check.BENCHMARKS[5:7]]
 
 
+def test_the_bench_stage_begins_anew_where_no_commit_names_the_sources(benchmarks_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(gpu_check, "commit", lambda: None)
+    ran, clock = benchmarks_run(outputs={"models": (0, "time is up: 3 of 9 rows are measured\n")})
+    found = gpu_check.bench(tmp_path)
+    assert "another run begins anew" in found["summary"]
+    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
+    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    ran.clear()
+    clock[0] = 0.0
+    gpu_check.bench(tmp_path)
+    assert [name for name, _ in ran] == [*gpu_check.BENCHMARKS, *gpu_check.BENCHMARKS, "check"]
+
+
 def test_a_benchmark_that_fails_fails_the_stage_after_the_others(benchmarks_run, tmp_path):
     ran, _ = benchmarks_run(outputs={"models": (1, "Traceback\n")})
     found = gpu_check.bench(tmp_path)

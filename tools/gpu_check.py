@@ -179,30 +179,28 @@ def bench(results: Path) -> dict[str, Any]:
     missed, count = missed_targets(results)
     for line in missed:
         say(f"missed: {line}")
-    said = [
-        f"{len(missed)} of {count} targets missed",
-        *failed,
-        *states,
-        *["run the stage again to go on"][: len(states)],
-    ]
+    now, said = commit(), [f"{len(missed)} of {count} targets missed", *failed, *states]
+    if states:
+        said.append("run the stage again to go on" if now else "no commit names these sources: another run begins anew")
     found = {"passed": not failed and count > 0, "summary": "; ".join(said), "missed": missed}
-    return found | {"commit": commit(), "finished": finished, "output": outputs}
+    return found | {"commit": now, "finished": finished, "output": outputs}
 
 
 def finished_earlier(results: Path) -> list[str]:
     """The parts of the stage that an earlier run of this commit finished."""
-    path = results / "gpu_check.json"
+    path, now = results / "gpu_check.json", commit()
     earlier = json.loads(path.read_text(encoding="utf-8"))["stages"].get("bench", {}) if path.exists() else {}
-    parts = earlier.get("finished", []) if earlier.get("commit") == commit() else []
+    parts = earlier.get("finished", []) if now is not None and earlier.get("commit") == now else []
     return [part for part in parts if (results / f"{part.split()[0]}.json").exists()]
 
 
 def commit() -> str | None:
-    """Which sources the rows are of; None where git does not know."""
+    """Whose sources are measured; None where git does not know, or they differ from the commit."""
     sys.path[:0] = [str(ROOT), str(ROOT / "python")]
-    from benchmarks.machine import commit
+    from benchmarks.machine import commit, names_sources
 
-    return commit()
+    found = commit()
+    return found if names_sources(found) else None
 
 
 def missed_targets(results: Path) -> tuple[list[str], int]:
