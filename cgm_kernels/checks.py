@@ -35,8 +35,8 @@ def like(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
 
 
 def integer(name: str, value: Any, expected: str = "an int") -> int:
-    """``value``, an integer of any type, as an int; a bool is none."""
-    if not isinstance(value, bool):
+    """``value``, an integer of any type, as an int; a bool is none, and a tensor one if it is a single number."""
+    if not isinstance(value, bool) and not (isinstance(value, Tensor) and (value.ndim or value.dtype is torch.bool)):
         try:
             return operator.index(value)
         except TypeError:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import one_hot
 
-from cgm_kernels import checks
-
-from .options import check_whole, is_whole
+from .options import check_whole
 
 if TYPE_CHECKING:
     from .model import GenerativeModel
@@ -126,12 +123,7 @@ def drawn_labels(counts: Tensor, n: int, generator: Generator | None) -> Tensor:
 
 def sample_size(n: Any) -> int:
     """``n``, a whole number of any type, as an int."""
-    if not is_whole(n, 0):  # NumPy's, say
-        if not isinstance(n, Tensor) or (not n.ndim and n.dtype != torch.bool):
-            with contextlib.suppress(TypeError):
-                n = checks.integer("n", n)
-        check_whole("n", n, 0)
-    return n
+    return check_whole("n", n, 0)
 
 
 def _class_error(context: Tensor, n: int, n_classes: int) -> str:

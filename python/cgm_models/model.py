@@ -11,8 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import torch
 from torch import Generator, Tensor, nn
+
+from cgm_kernels import checks
 
 from . import registry
 from .training.files import write_atomic
@@ -134,6 +135,7 @@ def _recording(init: Any) -> Any:
     @functools.wraps(init)
     def recording_init(self: GenerativeModel, *args: Any, **kwargs: Any) -> None:
         if "config" not in self.__dict__:
+            args, kwargs = _with_ints(args), _with_ints(kwargs)
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             arguments = dict(list(bound.arguments.items())[1:])
@@ -144,10 +146,20 @@ def _recording(init: Any) -> Any:
     return recording_init
 
 
+def _with_ints(value: Any) -> Any:
+    """``value`` with the whole numbers in it as ints, which those of NumPy are not for JSON."""
+    if isinstance(value, dict):
+        return {name: _with_ints(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return (list if isinstance(value, list) else tuple)(map(_with_ints, value))
+    try:
+        return checks.integer("value", value)
+    except TypeError:
+        return value
+
+
 def _plain(model: type[GenerativeModel], name: str, value: Any) -> Any:
     """``value`` as JSON would give it back."""
-    if isinstance(value, torch.Size):
-        value = tuple(value)
     try:
         return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError) as error:

@@ -6,9 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from cgm_kernels import checks
+
 
 def is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    """A whole number of any type, NumPy's too, booleans left out."""
+    try:
+        return checks.integer("value", value) >= least
+    except TypeError:
+        return False
 
 
 def is_number(value: Any) -> bool:
@@ -16,9 +22,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
+def check_whole(name: str, value: Any, least: int) -> int:
+    """``value`` as an int, whose sums and differences do not wrap as those of other types may."""
     if not is_whole(value, least):
         raise ValueError(f"{name} must be a whole number, at least {least}: got {value!r}")
+    return checks.integer(name, value)
 
 
 def check_positive(name: str, value: Any) -> None:
@@ -53,7 +61,7 @@ def check_event_shape(event_shape: Sequence[int]) -> tuple[int, ...]:
     shape = tuple(event_shape)
     if not shape or not all(is_whole(size, 1) for size in shape):
         raise ValueError(f"event_shape must hold positive sizes: got {shape}")
-    return shape
+    return tuple(map(int, shape))
 
 
 def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None, context_dim: int) -> tuple[int, ...]:
@@ -63,5 +71,4 @@ def resolve_event_shape(event_shape: Sequence[int] | None, dim: int | None, cont
         raise ValueError(f"give event_shape or dim, and not both: got {event_shape!r} and {dim!r}")
     if event_shape is not None:
         return check_event_shape(event_shape)
-    check_whole("dim", dim, 1)
-    return (int(dim),)  # type: ignore[arg-type]
+    return (check_whole("dim", dim, 1),)

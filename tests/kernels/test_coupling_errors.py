@@ -43,6 +43,10 @@ CASES = {
     ),
     "event_dims must be an int": (TypeError, lambda: cgm_kernels.affine_coupling(x, x, x, event_dims=1.0)),
     "event_dims must be an int: got bool": (TypeError, lambda: cgm_kernels.affine_coupling(x, x, x, event_dims=True)),
+    "event_dims must be an int: got Tensor": (
+        TypeError,
+        lambda: cgm_kernels.affine_coupling(x, x, x, event_dims=torch.tensor(True)),
+    ),
     "event_dims must be between 0 and 2": (ValueError, lambda: cgm_kernels.affine_coupling(x, x, x, event_dims=3)),
     r"x must have a batch dimension: got shape \(\)": (
         ValueError,

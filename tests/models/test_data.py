@@ -219,7 +219,7 @@ def test_label_column_errors(tmp_path):
         ({"name_or_path": "pinwheel", "noise": 0.1}, "noise has no meaning for 'pinwheel'"),
         ({"name_or_path": "moons", "label_column": 1}, "label_column has no meaning for 'moons'"),
         ({"name_or_path": "moons", "folder": "."}, "folder has no meaning for 'moons'"),
-        ({"name_or_path": "moons", "n": 0}, "n must be at least 1"),
+        ({"name_or_path": "moons", "n": 0}, "n must be a whole number, at least 1"),
         ({"name_or_path": "digits", "n": 1798}, r"n must lie in 1..1797"),
         ({"name_or_path": "moons", "test_fraction": 1.0}, r"test_fraction must lie in \[0, 1\)"),
         ({"name_or_path": "moons", "n": 1, "test_fraction": 0.9}, "leaves nothing to train on"),

@@ -230,7 +230,7 @@ def test_log_prob_dtype_nan_and_errors(name):
         law.log_prob(torch.zeros(3, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="context must lie in"):
         law.log_prob(x, torch.tensor([0, 0, law.n_classes]))
-    with pytest.raises(ValueError, match="n must not be negative"):
+    with pytest.raises(ValueError, match="n must be a whole number, at least 0"):
         law.sample(-1)
 
 

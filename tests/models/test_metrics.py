@@ -285,5 +285,5 @@ def test_errors_of_options():
             function(x, y, estimator="w")
         with pytest.raises(ValueError, match="estimator 'u' needs at least 2 points"):
             function(x[:1], y, estimator="u")
-    with pytest.raises(ValueError, match="n_permutations must be at least 1"):
+    with pytest.raises(ValueError, match="n_permutations must be a whole number, at least 1"):
         metrics.energy_test(x, y, n_permutations=0)

@@ -137,7 +137,7 @@ def test_manifold_metrics_tell_missing_modes_from_bad_samples():
 def test_manifold_k_errors(k):
     x, y = _clouds()
     for function in (metrics.precision_recall, metrics.density_coverage):
-        with pytest.raises(ValueError, match="k must be a positive integer"):
+        with pytest.raises(ValueError, match="k must be a whole number, at least 1"):
             function(x, y, k=k)
         with pytest.raises(ValueError, match="samples must hold at least 32 points: got 31"):
             function(y, x, k=31)

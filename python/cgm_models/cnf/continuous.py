@@ -43,8 +43,8 @@ class ContinuousTransform(Transform):
         noise: str = "rademacher",
     ) -> None:
         super().__init__()
-        check_whole("exact_up_to", exact_up_to, 0)
-        check_whole("n_probes", n_probes, 1)
+        exact_up_to = check_whole("exact_up_to", exact_up_to, 0)
+        n_probes = check_whole("n_probes", n_probes, 1)
         check_choice("noise", noise, NOISES)
         self.field, self.solver = field, solver or Solver()
         self.exact_up_to, self.n_probes, self.noise = exact_up_to, n_probes, noise
@@ -89,7 +89,7 @@ class ContinuousTransform(Transform):
 
     def trajectory(self, x: Tensor, n_times: int, context: Tensor | None = None, *, inverse: bool = False) -> Tensor:
         """``(n_times, batch, dim)``: where the points are at evenly spaced times, the first and the last included."""
-        check_whole("n_times", n_times, 2)
+        n_times = check_whole("n_times", n_times, 2)
         times = torch.linspace(0.0, 1.0, n_times, dtype=torch.float64).tolist()
         path, evaluations = [x], 0
         for start, end in itertools.pairwise(times):

@@ -73,7 +73,7 @@ class PerceptronField(VectorField):
         check_choice("activation", activation, tuple(ACTIVATIONS))
         check_choice("time", time, TIMES)
         check_choice("conditioning", conditioning, CONDITIONINGS)
-        check_whole("n_frequencies", n_frequencies, 0)
+        n_frequencies = check_whole("n_frequencies", n_frequencies, 0)
         check_positive("frequency", frequency)
         self.dim, self.context_dim, self.activation = dim, context_dim, activation
         self.time, self.conditioning, self.residual = time, conditioning, residual

@@ -44,10 +44,10 @@ class Potential(nn.Module):
         frequency: float = 1.0,
     ) -> None:
         super().__init__()
-        check_whole("width", width, 1)
-        check_whole("n_layers", n_layers, 1)
+        width = check_whole("width", width, 1)
+        n_layers = check_whole("n_layers", n_layers, 1)
         rank = min(10, dim) if rank is None else rank
-        check_whole("rank", rank, 0)
+        rank = check_whole("rank", rank, 0)
         check_positive("frequency", frequency)
         self.dim = dim
         inputs = [dim + 1 + context_dim, *[width] * (n_layers - 1)]

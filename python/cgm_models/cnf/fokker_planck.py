@@ -188,8 +188,8 @@ def histogram_residuals(
         bins: cells along each axis.
         nodes: of Gauss–Legendre quadrature along each axis of a cell.
     """
-    check_whole("bins", bins, 1)
-    check_whole("nodes", nodes, 1)
+    bins = check_whole("bins", bins, 1)
+    nodes = check_whole("nodes", nodes, 1)
     if points.ndim != 2 or points.shape[1] != 2:
         raise ValueError(f"points must have shape (n, 2): got {tuple(points.shape)}")
     n = len(points)

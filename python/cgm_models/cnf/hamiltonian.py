@@ -121,7 +121,7 @@ class VerletTransform(ContinuousTransform):
 
     def trajectory(self, x: Tensor, n_times: int, context: Tensor | None = None, *, inverse: bool = False) -> Tensor:
         """``(n_times, batch, dim)``: the states at evenly spaced times; the number of steps is made to divide."""
-        check_whole("n_times", n_times, 2)
+        n_times = check_whole("n_times", n_times, 2)
         each = math.ceil(self.solver.n_steps / (n_times - 1))
         times = torch.linspace(*((1.0, 0.0) if inverse else (0.0, 1.0)), each * (n_times - 1) + 1, dtype=torch.float64)
         q, p = x.chunk(2, 1)

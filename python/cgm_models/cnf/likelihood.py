@@ -62,7 +62,7 @@ def converge(
         FloatingPointError: if even the shortest steps leave the range of numbers.
     """
     check_positive("tolerance", tolerance)
-    check_whole("most_halvings", most_halvings, 1)
+    most_halvings = check_whole("most_halvings", most_halvings, 1)
     means: list[float] = []
     for halvings in range(most_halvings + 1):
         try:
@@ -119,7 +119,7 @@ def mass_in_the_plane(
     """
     if model.event_shape != (2,):
         raise ValueError(f"mass_in_the_plane needs a model of points of the plane: got event_shape {model.event_shape}")
-    check_whole("n", n, 2)
+    n = check_whole("n", n, 2)
     like = model.base.like
     axes = [torch.linspace(low, high, n, dtype=like.dtype, device=like.device) for low, high in extent]
     ends = torch.ones(n, dtype=torch.float64, device=like.device)

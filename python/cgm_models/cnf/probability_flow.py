@@ -112,7 +112,7 @@ def simulate_sde(
     Euler–Maruyama, ``steps_between`` steps from one time to the next, each one fused pass; the marginals are off by a
     first-order error of the step. ``generator`` is a CPU generator.
     """
-    check_whole("steps_between", steps_between, 1)
+    steps_between = check_whole("steps_between", steps_between, 1)
     path = [x]
     for start, end in _intervals(times):
         h = (end - start) / steps_between

@@ -46,7 +46,7 @@ class Solver:
 
     def __post_init__(self) -> None:
         check_choice("solver", self.method, METHODS)
-        check_whole("n_steps", self.n_steps, 1)
+        object.__setattr__(self, "n_steps", check_whole("n_steps", self.n_steps, 1))
         check_positive("rtol", self.rtol)
         check_positive("atol", self.atol)
         check_choice("gradient", self.gradient, GRADIENTS)

@@ -96,7 +96,7 @@ def without(data: Dataset, name: str | int) -> Dataset:
 
 def shuffled(x: Tensor, context: Tensor | None, n: int | None, seed: int) -> tuple[Tensor, Tensor | None]:
     """The rows in an order fixed by ``seed``, the first ``n`` of them if ``n`` is given."""
-    if n is not None and not 0 < n <= len(x):
+    if n is not None and n > len(x):
         raise ValueError(f"n must lie in 1..{len(x)}, the number of rows there are: got {n}")
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:n]
     return x[order], None if context is None else context[order]

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..options import check_whole
+
 _CHUNK_ELEMENTS = 1 << 19
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -44,8 +46,7 @@ class Density2D(ABC):
 
     def sample_labelled(self, n: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """``n`` independent points and the part each came from: ``(n, 2)`` float32 and ``(n,)`` int64."""
-        if n < 0:
-            raise ValueError(f"n must not be negative: got {n}")
+        n = check_whole("n", n, 0)
         labels = torch.randint(self.n_classes, (n,), generator=generator)
         return self._draw(labels, generator).float(), labels
 

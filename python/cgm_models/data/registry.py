@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..options import check_whole
 from .dataset import Dataset, observed_range, train_size, without
 from .density import Density2D
 from .files import SUFFIXES, load_file
@@ -74,6 +75,7 @@ def load(
 
     The same arguments give the same rows in the same order. An option that has no meaning for the data set is refused.
     """
+    n = None if n is None else check_whole("n", n, 1)
     data = _load(os.fspath(name_or_path), n, seed, test_fraction, folder, noise, label_column)
     return data if without_class is None else without(data, without_class)
 
@@ -108,8 +110,6 @@ def _load(
 
 
 def _load_planar(name: str, n: int, seed: int, test_fraction: float | None, noise: float | None) -> Dataset:
-    if n < 1:
-        raise ValueError(f"n must be at least 1: got {n}")
     law = density(name, noise=noise)
     x, labels = law.sample_labelled(n, torch.Generator().manual_seed(seed))
     n_train = train_size(n, 0.2 if test_fraction is None else test_fraction)

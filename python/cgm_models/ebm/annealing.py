@@ -104,8 +104,8 @@ def annealed_log_weights(
     The chains pass the laws exp(−(1−β) E₀ − β E), β from 0 to 1 along a sigmoid, with one step of MALA at each. The
     step sizes come from a pilot run on other noise, so that the chains that count have fixed ones.
     """
-    check_whole("n_chains", n_chains, 2)
-    check_whole("n_temperatures", n_temperatures, 8)
+    n_chains = check_whole("n_chains", n_chains, 2)
+    n_temperatures = check_whole("n_temperatures", n_temperatures, 8)
     betas = _betas(n_temperatures)
     start = float(base.std.square().mean()) * base.mean.numel() ** (-1.0 / 3.0)
     pilot = _anneal(energy, base, n_chains, betas[::_PILOT_EVERY], None, start, generator)

@@ -49,7 +49,7 @@ class PairCounts(_PointFeature):
         self, event_shape: tuple[int, ...], n_bins: int = 12, max_distance: float = 0.25, width: float = 0.6
     ) -> None:
         super().__init__(event_shape)
-        check_whole("n_bins", n_bins, 1)
+        n_bins = check_whole("n_bins", n_bins, 1)
         check_positive("max_distance", max_distance)
         check_positive("width", width)
         spacing = max_distance / n_bins
@@ -78,7 +78,7 @@ class NeighbourCounts(_PointFeature):
         self, event_shape: tuple[int, ...], n_counts: int = 8, radius: float = 0.1, softness: float = 0.1
     ) -> None:
         super().__init__(event_shape)
-        check_whole("n_counts", n_counts, 1)
+        n_counts = check_whole("n_counts", n_counts, 1)
         check_positive("radius", radius)
         check_positive("softness", softness)
         if radius > 0.5:

@@ -32,7 +32,7 @@ class Autocovariance(Feature):
         self.channels, self.shape = as_fields(self.name, event_shape)
         if max_lag is None:
             max_lag = min(8, (min(self.shape) - 1) // 2)
-        check_whole("max_lag", max_lag, 0)
+        max_lag = check_whole("max_lag", max_lag, 0)
         if 2 * max_lag >= min(self.shape):
             raise ValueError(f"max_lag must be less than half of every side of {self.shape}: got {max_lag}")
         self.places: Tensor
@@ -59,8 +59,8 @@ class PowerSpectrum(Feature):
         super().__init__()
         self.channels, self.shape = as_fields(self.name, event_shape)
         if n_bins is not None:
-            check_whole("n_bins", n_bins, 1)
-        check_whole("n_angles", n_angles, 1)
+            n_bins = check_whole("n_bins", n_bins, 1)
+        n_angles = check_whole("n_angles", n_angles, 1)
         bins, shares = _frequency_bins(self.shape, n_bins, n_angles)
         self.bins: Tensor
         self.shares: Tensor

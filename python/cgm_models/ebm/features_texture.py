@@ -26,7 +26,7 @@ class Histogram(Feature):
     def __init__(self, event_shape: tuple[int, ...], n_bins: int = 12, low: float = -3.0, high: float = 3.0) -> None:
         super().__init__()
         self.channels, _ = as_fields(self.name, event_shape)
-        check_whole("n_bins", n_bins, 2)
+        n_bins = check_whole("n_bins", n_bins, 2)
         if not (is_number(low) and is_number(high) and low < high):
             raise ValueError(f"low and high must be two finite numbers, the lower one first: got {low!r}, {high!r}")
         self.centres: Tensor
@@ -62,7 +62,7 @@ class Convolution(Feature):
         channels, self.shape = as_fields(self.name, event_shape)
         for option, value in {"n_filters": n_filters, "kernel_size": kernel_size, "n_layers": n_layers}.items():
             check_whole(option, value, 1)
-        check_whole("seed", seed, 0)
+        seed = check_whole("seed", seed, 0)
         smallest = min(self.shape) // 2 ** (n_layers - 1)
         if kernel_size % 2 == 0 or kernel_size > smallest:
             raise ValueError(f"kernel_size must be odd, and at most {smallest} in the last layer: got {kernel_size}")

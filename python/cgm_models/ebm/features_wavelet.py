@@ -43,11 +43,11 @@ class Wavelets(Feature):
     ) -> None:
         super().__init__()
         self.channels, self.shape = as_fields(self.name, event_shape)
-        check_whole("n_orientations", n_orientations, 1)
-        check_whole("max_shift", max_shift, 0)
+        n_orientations = check_whole("n_orientations", n_orientations, 1)
+        max_shift = check_whole("max_shift", max_shift, 0)
         if n_scales is None:
             n_scales = max(1, min(4, int(math.log2(min(self.shape) / max(1, max_shift)))))
-        check_whole("n_scales", n_scales, 1)
+        n_scales = check_whole("n_scales", n_scales, 1)
         reach = 2**n_scales * max(1, max_shift)
         if reach > min(self.shape):
             raise ValueError(f"n_scales and max_shift reach {reach} samples, more than a side of {self.shape}")

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.utils import parametrize
 
+from ..options import check_whole
 from .annealing import Base, annealed_log_weights, summarise
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def log_weights(
     model: EnergyModel, contexts: Tensor | None, n_chains: int, n_temperatures: int, generator: Generator | None
 ) -> tuple[Tensor, float]:
     """log w (contexts, n_chains) of ∫ exp(−f(x | c)) dx, for distinct contexts (k, c), and the mean acceptance."""
+    n_chains = check_whole("n_chains", n_chains, 2)
     base = Base(0.0, 1.0, model.event_shape, model.location.dtype, model.location.device)
     parts = [None] if contexts is None else contexts.split(max(1, _CHUNK // n_chains))
     weights, moved = [], []

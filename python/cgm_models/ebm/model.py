@@ -172,8 +172,7 @@ class EnergyModel(Composable, GenerativeModel):
         n = sample_size(n)
         check_choice("start", start, ("buffer", "noise"))
         rows = self.rows(context, n)
-        steps = self.sample_steps if n_steps is None else n_steps
-        check_whole("n_steps", steps, 0)
+        steps = check_whole("n_steps", self.sample_steps if n_steps is None else n_steps, 0)
         known = rows if self.buffer.contexts.shape[1] else None
         u = self.buffer.sample(n, known, generator, from_noise=start == "noise")
         with parametrize.cached():

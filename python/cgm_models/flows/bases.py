@@ -96,7 +96,7 @@ class GaussianMixture(DistributionBase):
         learnable: bool = True,
     ) -> None:
         super().__init__(event_shape)
-        check_whole("n_components", n_components, 1)
+        n_components = check_whole("n_components", n_components, 1)
         check_positive("spread", spread)
         check_positive("std", std)
         self.has_rsample = False  # which component a point came from has no gradient

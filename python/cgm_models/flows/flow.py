@@ -107,7 +107,7 @@ class Flow(GenerativeModel, abstract=True):
 
         ``log_density`` maps points ``(n, *event)`` to log p̃ ``(n,)``, normalised or not.
         """
-        check_whole("n", n, 1)
+        n = check_whole("n", n, 1)
         x, log_prob = self.sample_and_log_prob(n, context, generator)
         target = log_density(x)
         if target.shape != (n,):
@@ -154,7 +154,7 @@ class Flow(GenerativeModel, abstract=True):
         The spherical curve turns and scales at an even pace, and so stays where a normal base has its mass; the other
         is the straight line.
         """
-        check_whole("n_steps", n_steps, 0)
+        n_steps = check_whole("n_steps", n_steps, 0)
         start, end = (self.inverse(points, context)[0] for points in (x, y))
         path = [_between(start, end, float(share), spherical) for share in torch.linspace(0, 1, n_steps)]
         return torch.stack([self(z, context)[0] for z in path]) if path else x.new_empty(0, *x.shape)
@@ -169,7 +169,7 @@ class Flow(GenerativeModel, abstract=True):
         """
         if self.n_levels is None:
             raise ValueError("bits_per_dim needs the number of levels of the images: construct with n_levels")
-        check_whole("n_draws", n_draws, 1)
+        n_draws = check_whole("n_draws", n_draws, 1)
         draws = [self.log_prob(dequantize(x, self.n_levels, generator), context) for _ in range(n_draws)]
         log_prob = torch.stack(draws).logsumexp(0) - math.log(n_draws)
         return bits_per_dim(log_prob, math.prod(self.event_shape), self.n_levels)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..options import check_whole
 from ._pairwise import centred, check_estimator, fill_diagonal, flat_clouds, refuse_overflow, squared_distance_blocks
 
 _LABEL_ELEMENTS = 1 << 23  # 64 MB of float64 labels at once
@@ -71,8 +72,7 @@ def energy_test(
     Source: Székely and Rizzo, "Testing for equal distributions in high dimension", 2004.
     """
     a, b = flat_clouds(finite=True, x=x, y=y)
-    if n_permutations < 1:
-        raise ValueError(f"n_permutations must be at least 1: got {n_permutations}")
+    n_permutations = check_whole("n_permutations", n_permutations, 1)
     a, b = centred(a, b)
     refuse_overflow(a, b, "x", "y")
     pooled = torch.cat([a, b])

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..options import check_whole
 from ._pairwise import centred, fill_diagonal, flat_clouds, refuse_overflow, squared_distance_blocks
 
 _ROUNDING = 1e-12
@@ -36,6 +37,7 @@ def precision_recall(samples: Tensor, reference: Tensor, *, k: int = 3) -> Preci
     Source: Kynkäänniemi, Karras, Laine, Lehtinen and Aila, "Improved precision and recall metric for assessing
     generative models", 2019.
     """
+    k = check_whole("k", k, 1)
     s, x = _checked(samples, reference, k)
     ball_s, ball_x = _squared_radius(s, k), _squared_radius(x, k)
     inside_x = torch.zeros(len(s), dtype=torch.bool, device=s.device)
@@ -57,6 +59,7 @@ def density_coverage(samples: Tensor, reference: Tensor, *, k: int = 5) -> Densi
 
     Source: Naeem, Oh, Uh, Choi and Yoo, "Reliable fidelity and diversity metrics for generative models", 2020.
     """
+    k = check_whole("k", k, 1)
     s, x = _checked(samples, reference, k)
     ball = _squared_radius(x, k)
     hits, covered = 0, []
@@ -68,8 +71,6 @@ def density_coverage(samples: Tensor, reference: Tensor, *, k: int = 5) -> Densi
 
 
 def _checked(samples: Tensor, reference: Tensor, k: int) -> list[Tensor]:
-    if not isinstance(k, int) or k < 1:
-        raise ValueError(f"k must be a positive integer: got {k!r}")
     s, x = centred(*flat_clouds(finite=True, minimum=k + 1, samples=samples, reference=reference))
     refuse_overflow(s, x, "samples", "reference")
     return [s, x]

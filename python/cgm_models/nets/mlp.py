@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..options import is_whole
+
 # Those whose gradient is a function of their result overwrite their input: the layer before them does not need it.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu_,
@@ -36,9 +38,9 @@ def find_activation(name: str) -> Callable[[Tensor], Tensor]:
 
 def check_features(hidden_features: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(hidden_features) if isinstance(hidden_features, Sequence) else (hidden_features,)
-    if isinstance(hidden_features, str) or not all(isinstance(n, int) and n >= 1 for n in sizes):
+    if isinstance(hidden_features, str) or not all(is_whole(n, 1) for n in sizes):
         raise ValueError(f"hidden_features must hold positive whole numbers: got {hidden_features!r}")
-    return sizes
+    return tuple(map(int, sizes))
 
 
 class InputLayer(nn.Module):

@@ -30,11 +30,10 @@ def share(name: str, value: Any) -> float:
 
 def whole(name: str, value: Any, least: int) -> int:
     """An int, at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int: got {type(value).__name__}")
-    if value < least:
+    number = checks.integer(name, value)
+    if number < least:
         raise ValueError(f"{name} must be at least {least}: got {value}")
-    return value
+    return number
 
 
 def positives(name: str, values: Any) -> tuple[float, ...]:

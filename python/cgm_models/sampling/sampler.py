@@ -75,9 +75,9 @@ class Sampler(ABC):
             TypeError, ValueError: naming the argument that is wrong; also where E is not finite at the start.
             FloatingPointError: if chains of a sampler that rejects nothing leave the finite numbers.
         """
-        options.whole("n_steps", n_steps, 0)
-        options.whole("warmup", warmup, 0)
-        options.whole("thin", thin, 1)
+        n_steps = options.whole("n_steps", n_steps, 0)
+        warmup = options.whole("warmup", warmup, 0)
+        thin = options.whole("thin", thin, 1)
         target = Target(energy, context, replicas=self.replicas)
         if self.needs_energy and not target.has_energy:
             raise ValueError(f"energy must give E, not its gradient alone: {type(self).__name__} accepts by E")

@@ -133,7 +133,7 @@ def geometric_ladder(highest: float, n: int, lowest: float = 1.0) -> tuple[float
     Neighbours then exchange equally often where the heat capacity of the energy does not depend on the temperature.
     """
     options.positive("lowest", lowest)
-    options.whole("n", n, 2)
+    n = options.whole("n", n, 2)
     if not options.positive("highest", highest) > lowest:
         raise ValueError(f"highest must be above lowest, {lowest}: got {highest}")
     return tuple(lowest * (highest / lowest) ** (i / (n - 1)) for i in range(n))

@@ -46,7 +46,7 @@ _MAY_BE_ZERO = ("weight_decay", "momentum", "min_delta")
 
 
 def check_options(trainer: Trainer) -> None:
-    """Errors that name the option, what it must be and what came."""
+    """Errors that name the option, what it must be and what came; whole numbers of other types become ints."""
     for name, known in _CHOICES.items():
         if getattr(trainer, name) not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}: got {getattr(trainer, name)!r}")
@@ -54,7 +54,7 @@ def check_options(trainer: Trainer) -> None:
         value = getattr(trainer, name)
         if value is None and name in _MAY_BE_NONE:
             continue
-        check_whole(name, value, least)
+        object.__setattr__(trainer, name, check_whole(name, value, least))  # the trainer is frozen
     for name, (low, high) in _RANGES.items():
         value = getattr(trainer, name)
         if value is None and name in _MAY_BE_NONE:
