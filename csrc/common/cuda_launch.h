@@ -11,6 +11,7 @@ namespace cgm {
 
 inline void check_cuda(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
+  static_cast<void>(cudaGetLastError());  // else PyTorch's next check finds it and blames a kernel of its own
   throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
 }
 
@@ -35,10 +36,11 @@ template <typename... Parameters, typename... Arguments>
 void launch(const char* name, const LaunchShape& shape, void (*kernel)(Parameters...), Arguments... arguments) {
   if (shape.blocks == 0) return;
   if (shape.blocks > INT32_MAX) throw std::runtime_error(std::string(name) + ": more than 2^31 - 1 blocks");
-  // Above 48 KB a kernel must opt in; the call touches no stream, so that it is safe while a graph is captured.
+  // Above 48 KB a kernel must opt in, and does so to all there is: another thread may be about to launch it with
+  // another size. The call touches no stream, so that it is safe while a graph is captured.
   if (shape.shared_bytes > 48 * 1024) {
     check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                    static_cast<int>(shape.shared_bytes)),
+                                    static_cast<int>(shared_memory_limit())),
                name);
   }
   cudaLaunchConfig_t config = {};

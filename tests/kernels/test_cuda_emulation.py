@@ -57,6 +57,16 @@ def test_mistakes_are_named(machine, what, message):
     np.testing.assert_array_equal(run(machine, 0), INPUT[::-1])  # the machine goes on working
 
 
+def test_the_error_of_a_launch_is_not_found_again(machine):
+    """PyTorch asks after each of its own launches."""
+    np.testing.assert_array_equal(run(machine, 10)[:2], [1, 0])
+
+
+def test_a_kernel_never_opts_in_to_less_shared_memory_than_before(machine):
+    """Another thread may be about to launch it with more."""
+    assert run(machine, 11)[0] >= 200 * 1024
+
+
 def test_warp_operations(machine):
     for seed in range(5):
         output = run(machine, 6, seed, 8 * 128)

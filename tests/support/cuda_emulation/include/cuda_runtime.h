@@ -9,6 +9,7 @@
 #include <cstring>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 
 #include "cuda_emulation.h"
 
@@ -31,7 +32,9 @@
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidValue = 1 };
 inline const char* cudaGetErrorString(cudaError_t error) { return error == cudaSuccess ? "no error" : "invalid value"; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
+inline cudaError_t cuda_last_error = cudaSuccess;  // of the calls that fail, until it is asked for
+inline cudaError_t cudaGetLastError() { return std::exchange(cuda_last_error, cudaSuccess); }
+inline cudaError_t cuda_invalid_value() { return cuda_last_error = cudaErrorInvalidValue; }
 
 typedef struct CUstream_st* cudaStream_t;
 
@@ -47,7 +50,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
 
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
-  if (bytes < 0 || static_cast<size_t>(bytes) > cuda_emulation::shared_memory_limit()) return cudaErrorInvalidValue;
+  if (bytes < 0 || static_cast<size_t>(bytes) > cuda_emulation::shared_memory_limit()) return cuda_invalid_value();
   cuda_emulation::opted_in_shared_memory(kernel) = static_cast<size_t>(bytes);
   return cudaSuccess;
 }
@@ -70,7 +73,7 @@ template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   if (config->dynamicSmemBytes > cuda_emulation::opted_in_shared_memory(reinterpret_cast<const void*>(kernel))) {
-    return cudaErrorInvalidValue;
+    return cuda_invalid_value();
   }
   const std::tuple<Parameters...> parameters(static_cast<Parameters>(arguments)...);
   cuda_emulation::run_grid(__PRETTY_FUNCTION__, config->gridDim, config->blockDim, config->dynamicSmemBytes,

@@ -82,6 +82,24 @@ __global__ void scan_twice_kernel(const int* input, int* output) {
   output[threadIdx.x] = twice;
 }
 
+// The error of a launch that fails, and what CUDA still remembers of it.
+void fail(int* output) {
+  try {
+    launch("too much", {1, 128, 228 * 1024, nullptr}, reverse_kernel<true>, static_cast<const int*>(nullptr), output);
+  } catch (const std::runtime_error&) {
+    output[0] = 1;
+  }
+  output[1] = static_cast<int>(cudaGetLastError());
+}
+
+// What a kernel may take of shared memory after launches with much and with less.
+void shrink(const int* input, int* output) {
+  const auto kernel = reverse_kernel<true>;
+  for (const size_t shared : {200 * 1024, 100 * 1024})
+    launch("reverse", {1, 128, shared, nullptr}, kernel, input, output);
+  output[0] = static_cast<int>(::cuda_emulation::opted_in_shared_memory(reinterpret_cast<const void*>(kernel)));
+}
+
 }  // namespace
 
 void run(int what, const int* input, int* output) {
@@ -96,6 +114,8 @@ void run(int what, const int* input, int* output) {
   if (what == 7) launch("scan twice", {1, 128, shared, nullptr}, scan_twice_kernel<true>, input, output);
   if (what == 8) launch("scan twice", {1, 128, shared, nullptr}, scan_twice_kernel<false>, input, output);
   if (what == 9) launch("too much", {1, 128, 228 * 1024, nullptr}, reverse_kernel<true>, input, output);
+  if (what == 10) fail(output);
+  if (what == 11) shrink(input, output);
 }
 
 }  // namespace cgm::self_test
