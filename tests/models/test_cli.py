@@ -12,10 +12,13 @@ import torch
 import yaml
 
 import cgm_models
-from cgm_models.cli.main import COMMANDS, main
-from cgm_models.cli.options import argument_texts, with_underscores
 from cgm_models.training import RunDirectory
 from cgm_models.transport import SlicedWassersteinFlow, fitting
+
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed (pip install jsonargparse)")
+
+from cgm_models.cli.main import COMMANDS, main
+from cgm_models.cli.options import argument_texts, with_underscores
 
 TINY = ["--n_steps", "6", "--n-particles=200", "--n_quantiles", "20", "--quiet"]
 

@@ -1,5 +1,9 @@
 """The demo, on a tiny fit."""
 
+import pytest
+
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed (pip install jsonargparse)")
+
 from cgm_models import demo
 
 

@@ -10,11 +10,14 @@ import yaml
 from safetensors.torch import load_file
 
 import cgm_models
-from cgm_models.cli.main import main
-from cgm_models.cli.options import argument_texts
 from cgm_models.flows import RealNVP
 from cgm_models.training import RunDirectory, Trainer
 from tests.support.training import forkserver
+
+pytest.importorskip("jsonargparse", reason="jsonargparse is not installed (pip install jsonargparse)")
+
+from cgm_models.cli.main import main
+from cgm_models.cli.options import argument_texts
 
 SMALL = ["--n_layers", "2", "--hidden-features=[8]", "--data_n", "300", "--quiet", "--trainer.tensorboard=false"]
 
