@@ -15,6 +15,7 @@ from cgm_kernels import mlp_divergence, mlp_flow
 from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
+from ..nets.constants import register_constant
 from ..nets.mlp import check_features, zero_
 from ..options import check_choice, check_positive, check_whole
 from .field import Time, VectorField
@@ -94,7 +95,7 @@ class PerceptronField(VectorField):
             gates = [Gate(sum(gated.values()), width) for width in widths]
             zero_(gates[-1].shift)
             self.gates = nn.ModuleList(gates)  # type: ignore[assignment]
-        self.register_buffer("angles", 2.0 * math.pi * torch.arange(1, n_frequencies + 1), persistent=False)
+        register_constant(self, "angles", lambda: 2.0 * math.pi * torch.arange(1, n_frequencies + 1))
 
     angles: Tensor
 

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..flows.transform import Transform, on_vectors
+from ..nets.constants import register_constant
 from ..options import check_choice, check_whole, resolve_event_shape
 from .continuous import ContinuousFlow, ContinuousTransform
 from .field import Time, VectorField
@@ -53,10 +55,8 @@ class AntisymmetricField(DivergenceFreeField):
         self.hamiltonian = hamiltonian
         dim = hamiltonian.dim
         if canonical:
-            half = torch.eye(_half(dim))
-            matrix = torch.zeros(dim, dim)
-            matrix[: dim // 2, dim // 2 :] = half
-            self.register_buffer("matrix", matrix, persistent=False)
+            half = _half(dim)
+            register_constant(self, "matrix", lambda: F.pad(torch.eye(half), (half, 0, 0, half)))
         else:
             self.matrix = nn.Parameter(torch.randn(dim, dim) / math.sqrt(dim))
 

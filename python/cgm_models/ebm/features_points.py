@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..nets.constants import register_constant
 from ..options import check_positive, check_whole
 from .features import Feature
 
@@ -24,7 +25,7 @@ class _PointFeature(Feature):
             raise ValueError(f"feature {self.name!r} is of at least two points (n, dim): got {event_shape}")
         self.n_points = event_shape[0]
         self.pairs: Tensor
-        self.register_buffer("pairs", torch.triu_indices(self.n_points, self.n_points, 1), persistent=False)
+        register_constant(self, "pairs", lambda: torch.triu_indices(self.n_points, self.n_points, 1))
 
     def distances(self, x: Tensor) -> Tensor:
         """The distance on the torus of every pair i < j, (batch, n (n − 1) / 2)."""
@@ -56,7 +57,7 @@ class PairCounts(_PointFeature):
         if max_distance > 0.5:
             raise ValueError(f"max_distance must be at most 0.5, half the side of the torus: got {max_distance}")
         self.centres: Tensor
-        self.register_buffer("centres", (torch.arange(n_bins).double() + 0.5) * spacing, persistent=False)
+        register_constant(self, "centres", lambda: (torch.arange(n_bins).double() + 0.5) * spacing)
         self.width = width * spacing
         self.n_features = n_bins
 
@@ -85,7 +86,7 @@ class NeighbourCounts(_PointFeature):
             raise ValueError(f"radius must be at most 0.5, half the side of the torus: got {radius}")
         self.radius, self.softness = radius, softness * radius
         self.counts: Tensor
-        self.register_buffer("counts", torch.arange(n_counts).double(), persistent=False)
+        register_constant(self, "counts", lambda: torch.arange(n_counts).double())
         self.n_features = n_counts
 
     def forward(self, x: Tensor) -> Tensor:

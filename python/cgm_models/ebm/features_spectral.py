@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..nets.constants import register_constant
 from ..options import check_whole
 from .features import Feature, as_fields, squared_modulus
 
@@ -36,7 +37,7 @@ class Autocovariance(Feature):
         if 2 * max_lag >= min(self.shape):
             raise ValueError(f"max_lag must be less than half of every side of {self.shape}: got {max_lag}")
         self.places: Tensor
-        self.register_buffer("places", lag_places(self.shape, max_lag), persistent=False)
+        register_constant(self, "places", lambda: lag_places(self.shape, max_lag))
         self.n_features = len(self.places)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,11 +62,10 @@ class PowerSpectrum(Feature):
         if n_bins is not None:
             n_bins = check_whole("n_bins", n_bins, 1)
         n_angles = check_whole("n_angles", n_angles, 1)
-        bins, shares = _frequency_bins(self.shape, n_bins, n_angles)
         self.bins: Tensor
         self.shares: Tensor
-        self.register_buffer("bins", bins, persistent=False)
-        self.register_buffer("shares", shares, persistent=False)
+        bins = register_constant(self, "bins", lambda: _frequency_bins(self.shape, n_bins, n_angles))
+        register_constant(self, "shares", lambda: _shares(self.shape))
         self.n_features = int(bins.max()) + 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,13 +113,17 @@ def _transform(fields: Tensor, spatial_dims: int) -> Tensor:
     return torch.fft.rfftn(fields, dim=tuple(range(-spatial_dims, 0)))
 
 
-def _frequency_bins(shape: tuple[int, ...], n_bins: int | None, n_angles: int) -> tuple[Tensor, Tensor]:
-    """(bin, weight of its power) of every place of the grid of ``rfftn``, flat."""
-    grid = frequencies(shape)
-    n, size = shape[-1], math.prod(shape)
+def _shares(shape: tuple[int, ...]) -> Tensor:
+    """The weight of the power at every place of the grid of ``rfftn``, flat."""
     # The half grid stands for the whole: all but the columns 0 and n/2 count twice.
-    column = torch.arange(n // 2 + 1)
-    shares = torch.where((column == 0) | (2 * column == n), 1.0, 2.0).double().expand(*grid[0].shape).flatten() / size
+    n, column = shape[-1], torch.arange(shape[-1] // 2 + 1)
+    twice = torch.where((column == 0) | (2 * column == n), 1.0, 2.0).double()
+    return twice.expand(*shape[:-1], len(column)).flatten() / math.prod(shape)
+
+
+def _frequency_bins(shape: tuple[int, ...], n_bins: int | None, n_angles: int) -> Tensor:
+    """The bin of every place of the grid of ``rfftn``, flat."""
+    grid = frequencies(shape)
     radius = torch.stack(grid).square().sum(0).sqrt()
     if n_bins is None:
         bins = _pairs(shape)
@@ -132,7 +136,7 @@ def _frequency_bins(shape: tuple[int, ...], n_bins: int | None, n_angles: int) -
     flat = bins.flatten()
     others = radius.flatten()[1:]
     flat[0] = flat[1:][others.argmin()]
-    return flat.unique(return_inverse=True)[1], shares
+    return flat.unique(return_inverse=True)[1]
 
 
 def _pairs(shape: tuple[int, ...]) -> Tensor:

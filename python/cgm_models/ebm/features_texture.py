@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..nets.constants import register_constant
 from ..options import check_whole, is_number
 from .features import Feature, as_fields
 
@@ -30,7 +31,7 @@ class Histogram(Feature):
         if not (is_number(low) and is_number(high) and low < high):
             raise ValueError(f"low and high must be two finite numbers, the lower one first: got {low!r}, {high!r}")
         self.centres: Tensor
-        self.register_buffer("centres", torch.linspace(low, high, n_bins, dtype=torch.float64), persistent=False)
+        register_constant(self, "centres", lambda: torch.linspace(low, high, n_bins, dtype=torch.float64))
         self.width = (high - low) / (n_bins - 1)
         self.n_features = self.channels * n_bins
 
@@ -71,9 +72,10 @@ class Convolution(Feature):
         self.channels = channels
         for _ in range(n_layers):
             shape = (n_filters, channels, *(kernel_size,) * len(self.shape))
-            drawn = torch.randn(shape, generator=generator, dtype=torch.float64).flatten(2)
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").flatten(2)
             drawn = F.normalize((drawn - drawn.mean(2, keepdim=True)).flatten(1), dim=1).reshape(shape)
-            self.filters.append(nn.Parameter(drawn.to(torch.get_default_dtype()), requires_grad=False))
+            drawn = drawn.to(torch.get_default_device(), torch.get_default_dtype())
+            self.filters.append(nn.Parameter(drawn, requires_grad=False))
             channels = n_filters
         self.scales: Tensor
         self.register_buffer("scales", torch.ones(n_layers, n_filters))

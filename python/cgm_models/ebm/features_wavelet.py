@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..nets.constants import register_constant
 from ..options import check_whole
 from .features import Feature, as_fields, squared_modulus
 from .features_spectral import autocorrelation, lag_places
@@ -53,15 +54,13 @@ class Wavelets(Feature):
             raise ValueError(f"n_scales and max_shift reach {reach} samples, more than a side of {self.shape}")
         self.n_scales, self.n_orientations = n_scales, n_orientations if len(self.shape) == 2 else 1
         bands = n_scales * self.n_orientations
-        filters = wavelet_filters(self.shape, n_scales, self.n_orientations)
-        shifts = [lag_places(self.shape, max_shift, 2**j, zero=False) for j in range(n_scales) if max_shift]
         self.filters: Tensor
         self.pairs: Tensor
         self.shifts: Tensor
         self.scales: Tensor
-        self.register_buffer("filters", filters, persistent=False)
-        self.register_buffer("pairs", torch.triu_indices(bands, bands), persistent=False)
-        self.register_buffer("shifts", torch.stack(shifts) if shifts else torch.empty(n_scales, 0), persistent=False)
+        register_constant(self, "filters", lambda: wavelet_filters(self.shape, n_scales, self.n_orientations))
+        register_constant(self, "pairs", lambda: torch.triu_indices(bands, bands))
+        register_constant(self, "shifts", lambda: _shifts(self.shape, n_scales, max_shift))
         self.register_buffer("scales", torch.ones(self.channels, bands))
         phases = 2 * (n_scales - 1) * self.n_orientations**2
         each = bands + bands * (bands + 1) // 2 + bands * self.shifts.shape[1] + phases
@@ -103,6 +102,13 @@ class Wavelets(Feature):
         by_scale = w.reshape(*w.shape[:2], self.n_scales, self.n_orientations, -1)
         fine, coarse = by_scale[:, :, :-1], by_scale[:, :, 1:]
         return torch.view_as_real(fine @ (coarse * coarse).mH)
+
+
+def _shifts(shape: tuple[int, ...], n_scales: int, max_shift: int) -> Tensor:
+    """The flat places of the shifts of each scale, (n_scales, shifts)."""
+    if not max_shift:
+        return torch.empty(n_scales, 0)
+    return torch.stack([lag_places(shape, max_shift, 2**j, zero=False) for j in range(n_scales)])
 
 
 def wavelet_filters(shape: tuple[int, ...], n_scales: int, n_orientations: int) -> Tensor:

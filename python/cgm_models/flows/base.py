@@ -10,6 +10,8 @@ from torch.distributions import Distribution
 
 import cgm_kernels
 
+from ..nets.constants import register_constant
+
 LOG_2PI = math.log(2.0 * math.pi)
 
 
@@ -24,7 +26,7 @@ class Base(nn.Module):
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.event_shape = tuple(event_shape)
-        self.register_buffer("like", torch.empty(0), persistent=False)  # the dtype and device to draw in
+        register_constant(self, "like", lambda: torch.empty(0))  # the dtype and device to draw in
 
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """``(batch, *event) -> (batch,)``."""

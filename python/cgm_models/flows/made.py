@@ -55,7 +55,8 @@ class MADE(Flow):
         size = math.prod(shape)
         places = list(range(size))
         if order == "random":
-            places = torch.randperm(size, generator=torch.Generator().manual_seed(order_seed)).tolist()
+            generator = torch.Generator().manual_seed(order_seed)
+            places = torch.randperm(size, generator=generator, device="cpu").tolist()
         outputs = 2 if n_components == 1 else 3 * n_components
         net = MaskedMLP(places, outputs, hidden_features, context_dim, activation)
         layers: list[Transform] = [

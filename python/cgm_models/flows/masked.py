@@ -81,7 +81,7 @@ def masked_layers(
     layers: list[Transform] = []
     for index in range(n_layers):
         if order == "random":
-            places = torch.randperm(size, generator=generator).tolist()
+            places = torch.randperm(size, generator=generator, device="cpu").tolist()
         else:
             places = list(range(size))[:: -1 if index % 2 else 1]
         net = MaskedMLP(places, 2, hidden_features, context_dim, activation)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .constants import register_constant
+
 
 class MaskedConv2d(nn.Conv2d):
     """A convolution of ``kernel_size`` (height, width) centred on its pixel, blind to what comes later.
@@ -32,15 +34,19 @@ class MaskedConv2d(nn.Conv2d):
     ) -> None:
         height, width = kernel_size
         super().__init__(in_channels, out_channels, kernel_size, padding=(height // 2, width // 2))
-        mask = torch.zeros(out_channels, in_channels, height, width)
-        mask[:, :, : height // 2] = 1.0
-        if not rows_above:
-            mask[:, :, height // 2, : width // 2] = 1.0
-            outputs = torch.arange(n_colours).repeat_interleave(out_channels // repeats // n_colours).repeat(repeats)
-            inputs = torch.arange(n_colours).repeat_interleave(in_channels // n_colours)
-            seen = outputs.unsqueeze(1) >= inputs if own else outputs.unsqueeze(1) > inputs
-            mask[:, :, height // 2, width // 2] = seen.float()
-        self.register_buffer("mask", mask, persistent=False)
+
+        def mask() -> Tensor:
+            kept = torch.zeros(out_channels, in_channels, height, width)
+            kept[:, :, : height // 2] = 1.0
+            if not rows_above:
+                kept[:, :, height // 2, : width // 2] = 1.0
+                colours, each = torch.arange(n_colours), out_channels // repeats // n_colours
+                outputs = colours.repeat_interleave(each).repeat(repeats).unsqueeze(1)
+                inputs = colours.repeat_interleave(in_channels // n_colours)
+                kept[:, :, height // 2, width // 2] = (outputs >= inputs if own else outputs > inputs).float()
+            return kept
+
+        register_constant(self, "mask", mask)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
