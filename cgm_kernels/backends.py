@@ -14,13 +14,15 @@ import importlib.util
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import torch
 
 from . import _extension
 
 BACKENDS = ("auto", "native", "triton", "reference")
+_Answer = TypeVar("_Answer")
 
 
 def _checked(name: str, source: str) -> str:
@@ -32,7 +34,8 @@ def _checked(name: str, source: str) -> str:
 class _Choice(threading.local):
     """The backend of this thread: what ``use_backend`` asked for, else what ``set_backend`` set for the process."""
 
-    override: str | None = None
+    def __init__(self) -> None:  # no attribute of the class: torch 2.11 traces that one and not the thread's
+        self.override: str | None = None
 
 
 _default = _checked(os.environ.get("CGM_KERNELS_BACKEND") or "auto", "CGM_KERNELS_BACKEND")
@@ -75,7 +78,18 @@ def absence(name: str, device_type: str) -> str | None:
     return None
 
 
-@functools.cache
+def _once(function: Callable[[str], _Answer]) -> Callable[[str], _Answer]:
+    """Asked once a device, and a constant of graphs: Dynamo traces through a cache, fails (torch 2.11) or warns."""
+    cached = functools.cache(function)
+
+    @torch.compiler.assume_constant_result
+    def answer(device_type: str) -> _Answer:
+        return cached(device_type)
+
+    return answer
+
+
+@_once
 def _triton_absence(device_type: str) -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
@@ -96,12 +110,12 @@ def select(device_type: str) -> str:
     return name
 
 
-@functools.cache
+@_once
 def _automatic(device_type: str) -> str:
     reason = absence("native", device_type)
     if reason is None:
         return "native"
     chosen = "triton" if device_type == "cuda" and absence("triton", device_type) is None else "reference"
     if device_type != "cpu":  # a CPU build that is missing or broken has already warned at import
-        warnings.warn(f"cgm_kernels: {device_type} tensors run on {chosen!r}: {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"cgm_kernels: {device_type} tensors run on {chosen!r}: {reason}", RuntimeWarning, stacklevel=5)
     return chosen
