@@ -1,13 +1,27 @@
-"""Triton's interpreter, quicker: at each call of a device function it patches the language again, most of its time."""
+"""Triton's interpreter, mended and quicker: at each call of a device function it patches the language again."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import triton
 from triton import language
 from triton.runtime import interpreter
 
 _NAMES = ("GridExecutor", "InterpretedFunction", "InterpreterError", "_patch_lang")  # none of them is public
+
+
+def index_by_one_element() -> None:
+    """Triton 3.6 (torch 2.11) makes an index of an array of one element, which NumPy 2.4 refuses."""
+    if not triton.__version__.startswith("3.6."):
+        return
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patched
 
 
 def patch_once_a_launch() -> None:
