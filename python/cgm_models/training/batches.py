@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..model import GenerativeModel
 from .seeds import derived_seed
 
 
@@ -43,6 +44,18 @@ class TrainingData:
             raise ValueError(f"validation_x must hold points of shape {expected}, as train_x: got {got}")
         if (self.validation_context is None) != (self.context is None):
             raise ValueError("validation_context must be given with train_context, and only then")
+
+    def loss(self, model: GenerativeModel, x: Tensor, context: Tensor | None) -> Tensor:
+        """What a step on these points minimises."""
+        return model.loss(x, context)
+
+    def first_points(self, model: GenerativeModel, x: Tensor, context: Tensor | None) -> Tensor:
+        """What a model that sets itself by its first batch sees of it."""
+        return x
+
+    def described(self, rows: list[int]) -> str:
+        """Which rows a batch held, in a few words."""
+        return f"the training rows {', '.join(map(str, rows[:4]))}{', ...' if len(rows) > 4 else ''}"
 
     @property
     def value_range(self) -> tuple[float, float]:

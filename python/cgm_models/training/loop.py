@@ -185,7 +185,7 @@ class Loop:
         session = self.session
         epoch, batch = session.batches.place(bad.step)
         rows = session.batches.rows(bad.step).tolist()
-        where = f"step {bad.step + 1} (batch {batch + 1} of epoch {epoch + 1}, the training rows {_some(rows)})"
+        where = f"step {bad.step + 1} (batch {batch + 1} of epoch {epoch + 1}, {session.data.described(rows)})"
         checkpoint = session.checkpoints.latest() if session.checkpoints else None
         if checkpoint is not None:
             load_weights(session.model, final_weights(checkpoint, self.options.patience))
@@ -221,8 +221,3 @@ def _check_scalar(loss: Tensor, model: GenerativeModel) -> None:
     if not isinstance(loss, Tensor) or loss.shape != ():
         got = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
         raise ValueError(f"{type(model).__name__}.loss must return a Tensor of shape (): got {got}")
-
-
-def _some(rows: list[int]) -> str:
-    shown = ", ".join(map(str, rows[:4]))
-    return f"{shown}, ..." if len(rows) > 4 else shown

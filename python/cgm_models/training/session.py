@@ -37,14 +37,14 @@ _SMALLEST_LOSS_SCALE = 2.0**-10
 
 
 class Loss(nn.Module):
-    """``model.loss`` as a forward pass, which is what DDP and FSDP wrap."""
+    """The loss of a batch as a forward pass, which is what DDP and FSDP wrap."""
 
-    def __init__(self, model: GenerativeModel) -> None:
+    def __init__(self, model: GenerativeModel, data: TrainingData) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.data = model, data
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.model.loss(batch.x, batch.context)
+        return self.data.loss(self.model, batch.x, batch.context)
 
 
 class Session:
@@ -95,8 +95,8 @@ class Session:
         if checkpoint is None and callable(initialize):
             first = self.batches.whole_batch(0)
             with torch.no_grad():
-                initialize(first.x, first.context)
-        module: Any = fabric.setup_module(Loss(self.model))
+                initialize(self.data.first_points(self.model, first.x, first.context), first.context)
+        module: Any = fabric.setup_module(Loss(self.model, self.data))
         self.module: nn.Module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         optimizer = make_optimizer(options, self.parameters)

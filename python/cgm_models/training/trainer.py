@@ -6,6 +6,7 @@ import copy
 import importlib.util
 import os
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from ..model import GenerativeModel
 from .batches import TrainingData
+from .density import DensityData
 from .devices import launched_rank, make_fabric, spawns
 from .interrupts import stop_on_signal
 from .loop import train
@@ -29,6 +31,8 @@ from .run import RunDirectory
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
 
+    from ..flows import Flow
+
 _WEIGHTS = "trained.safetensors"
 
 
@@ -40,6 +44,10 @@ class Trainer:
 
         trainer = Trainer(max_steps=6000, batch_size=512, lr=1e-3, schedule="one-cycle")
         trainer.fit(model, train_x, validation_x=test_x, run="runs/moons")
+        trainer.fit_density(flow, lambda x: -energy(x), run="runs/boltzmann")
+
+    The first minimises KL(data ‖ model) where the loss of the model is −log p; the second needs no data, and minimises
+    KL(flow ‖ density).
 
     Two things a model may define are honoured: ``initialize(x, context)`` is called once, on the first batch before
     the first step, and never again on resuming; and where reading a value in every step would cost time, on a GPU and
@@ -124,6 +132,45 @@ class Trainer:
                 the one of the last good checkpoint.
         """
         data = TrainingData(train_x, train_context, validation_x, validation_context)
+        if not isinstance(model, GenerativeModel) or type(model).loss is GenerativeModel.loss:
+            raise TypeError(f"model must be a GenerativeModel with a loss: got {type(model).__name__}")
+        if tuple(data.x.shape[1:]) != model.event_shape:
+            raise ValueError(f"train_x must have shape (n, *{model.event_shape}): got {tuple(data.x.shape)}")
+        return self._train(model, data, run, resume)
+
+    def fit_density(
+        self,
+        model: Flow,
+        log_density: Callable[..., Tensor],
+        context: Tensor | None = None,
+        *,
+        n_validation: int = 4096,
+        run: RunDirectory | str | os.PathLike[str] | None = None,
+        resume: bool = False,
+    ) -> TrainingResult:
+        """Train a flow on ``model.reverse_kl(log_density, batch_size)``: no data, but a density p̃ to evaluate.
+
+        ``log_density(x)`` maps points (n, *event) to log p̃ (n,), normalised or not, with its gradient. Given
+        ``context``, k rows or labels, the samples go round them, and it is ``log_density(x, context)`` with a row for
+        each point. For spawned processes it must be picklable.
+
+        Every step draws fresh samples of the flow. The held-out loss is that of ``n_validation`` samples, on the same
+        noise every time: like the other it estimates KL(model ‖ p) − log ∫ p̃, which is −log ∫ p̃ at best. A mode of p̃
+        that the flow has lost does not show in either, for no sample falls there. All else is as in ``fit``; that a
+        training goes on with the density it began with is for the caller to see to.
+        """
+        if not callable(getattr(model, "reverse_kl", None)):
+            raise TypeError(f"model must be a flow, with a reverse_kl: got {type(model).__name__}")
+        data = DensityData.of(log_density, context, self.batch_size, n_validation)
+        return self._train(model, data, run, resume)
+
+    def _train(
+        self,
+        model: GenerativeModel,
+        data: TrainingData,
+        run: RunDirectory | str | os.PathLike[str] | None,
+        resume: bool,
+    ) -> TrainingResult:
         self._check(model, data, resume and run is None)
         fabric = make_fabric(self.accelerator, self.devices, self.strategy, self.precision)
         directory = _directory(run, resume)
@@ -136,13 +183,8 @@ class Trainer:
         return result
 
     def _check(self, model: GenerativeModel, data: TrainingData, resumes_nothing: bool) -> None:
-        name = type(model).__name__
-        if not isinstance(model, GenerativeModel) or type(model).loss is GenerativeModel.loss:
-            raise TypeError(f"model must be a GenerativeModel with a loss: got {name}")
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(f"{name} has no parameters to train")
-        if tuple(data.x.shape[1:]) != model.event_shape:
-            raise ValueError(f"train_x must have shape (n, *{model.event_shape}): got {tuple(data.x.shape)}")
+            raise ValueError(f"{type(model).__name__} has no parameters to train")
         if self.patience is not None and data.validation_x is None:
             raise ValueError("patience counts looks at the held-out loss: it needs validation_x")
         if self.sample_every is not None and not drawable(model.event_shape):

@@ -61,6 +61,7 @@ class HeldOutLoss:
         if data.validation_x is None:
             raise ValueError("the held-out loss needs validation_x")
         rows = slice(rank, None, world)
+        self._loss = data.loss
         self._x = data.validation_x.detach()[rows]
         self._context = None if data.validation_context is None else data.validation_context.detach()[rows]
         self._seed = derived_seed(seed, "validation", rank)
@@ -77,18 +78,17 @@ class HeldOutLoss:
                 part = slice(begin, begin + self._batch_size)
                 x = self._x[part].to(self._device)
                 context = None if self._context is None else self._context[part].to(self._device)
-                total += len(x) * _loss_or_nan(model, x, context)
+                total += len(x) * self._loss_or_nan(model, x, context)
         return torch.stack((total, total.new_tensor(len(self._x))))
+
+    def _loss_or_nan(self, model: GenerativeModel, x: Tensor, context: Tensor | None) -> Tensor:
+        """Held-out points may lie where a model has no mass, and that stops no training."""
+        try:
+            return self._loss(model, x, context).double()
+        except FloatingPointError:
+            return torch.tensor(math.nan, dtype=torch.float64, device=x.device)
 
 
 def rng_devices(device: torch.device) -> list[torch.device]:
     """The devices, beside the CPU, whose generators ``torch.random.fork_rng`` must keep."""
     return [device] if device.type == "cuda" else []
-
-
-def _loss_or_nan(model: GenerativeModel, x: Tensor, context: Tensor | None) -> Tensor:
-    """Held-out points may lie where a model has no mass, and that stops no training."""
-    try:
-        return model.loss(x, context).double()
-    except FloatingPointError:
-        return torch.tensor(math.nan, dtype=torch.float64, device=x.device)
