@@ -1,6 +1,7 @@
-// Memory for what a forward pass keeps for its backward. Training asks for the same block in every step, and the system
-// gives it anew each time, page by page at the first touch, where the allocator below PyTorch has handed it back. So
-// the blocks of the CPU wait here for the next step, some at most, in pages of 2 MB where the system has them.
+// Memory for what a forward pass keeps for its backward, and for large results. Training asks for the same block in
+// every step, and the system gives it anew each time, page by page at the first touch, where the allocator below
+// PyTorch has handed it back. So the blocks of the CPU wait here for the next step, some at most, in pages of 2 MB
+// where the system has them.
 #pragma once
 #include <ATen/core/Tensor.h>
 

@@ -1,6 +1,6 @@
 // Memory for large results. The system gives a new block page by page, at the first touch of each: for 50 MB in pages
-// of 4 KB that takes several times as long as a kernel that only reads and writes once. Linux is asked for pages of 2
-// MB.
+// of 4 KB that takes several times as long as a kernel that only reads and writes once, in pages of 2 MB still as long.
+// So results take the blocks of earlier ones.
 #pragma once
 
 #if defined(__linux__)
@@ -8,9 +8,10 @@
 #endif
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <cstdint>
+
+#include "common/kept_memory.h"
 
 namespace cgm {
 
@@ -26,11 +27,9 @@ inline void advise_huge_pages([[maybe_unused]] const at::Tensor& result) {
 #endif
 }
 
-// As at::empty.
+// As at::empty, in a block that an earlier result has left, where one waits.
 inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  at::Tensor result = at::empty(sizes, options);
-  advise_huge_pages(result);
-  return result;
+  return kept_memory(sizes, options);
 }
 
 }  // namespace cgm

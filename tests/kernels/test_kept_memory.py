@@ -1,4 +1,4 @@
-"""The memory that a forward pass keeps for its backward: blocks that wait for the next step, and never two users."""
+"""What a forward pass keeps for its backward, and large results: blocks that wait for a next one, never two users."""
 
 import random
 import subprocess
@@ -88,6 +88,38 @@ def test_threads_keep_their_own(problems):
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(steps, range(3)))
+
+
+def test_a_result_takes_a_block_that_nobody_holds():
+    x = torch.randn(3, 3000, 384)
+    first = cgm_kernels.affine_coupling(*x)[0]
+    place, part = first.data_ptr(), first[5:]
+    expected = part.clone()
+    del first
+    assert cgm_kernels.affine_coupling(*-x)[0].data_ptr() != place and torch.equal(part, expected)
+    del part
+    results = [cgm_kernels.affine_coupling(*x)[0] for _ in range(3)]
+    assert place in [one.data_ptr() for one in results] and all(torch.equal(one[5:], expected) for one in results)
+
+
+def test_results_can_be_resized_shared_and_handed_to_numpy():
+    x = torch.randn(3, 3000, 384)
+    y = cgm_kernels.affine_coupling(*x)[0]
+    expected, array = y.clone(), y.numpy()
+    shared = cgm_kernels.affine_coupling(*x)[0].share_memory_()
+    storage = y.untyped_storage()
+    again = cgm_kernels.affine_coupling(*x)[0]
+    again.untyped_storage().resize_(0)  # as sharded training frees parameters
+    again.untyped_storage().resize_(storage.nbytes())
+    again.copy_(y)
+    del y, storage
+    for _ in range(3):
+        cgm_kernels.affine_coupling(*-x)
+    assert (
+        (torch.from_numpy(array) == expected).all() and torch.equal(shared, expected) and torch.equal(again, expected)
+    )
+    bigger = cgm_kernels.affine_coupling(*x)[0].resize_(4000, 384)
+    assert torch.equal(bigger[:3000], expected)
 
 
 def test_hooks_see_what_is_kept_once():
