@@ -18,7 +18,7 @@ import cgm_kernels
 
 from . import floor, machine, memory, registry, report, suite, targets
 from .benchmark import DEFERRED, FAILED, Benchmark, Cell
-from .timing import clock_for
+from .timing import clock_for, settle_allocator
 
 QUICK_SECONDS = 110.0
 _UNITS = {"rows": "rows", "memory": "peaks of memory"}
@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"--device {device}: torch {torch.__version__} sees no CUDA device")
     torch.backends.cuda.matmul.allow_tf32 = False
+    settle_allocator()
     benchmark, started = registry.find(arguments.command), time.monotonic()
     folder = arguments.out or report.RESULTS / machine.slug(machine.device_name(device).replace(",", ""))
     result = _begun(benchmark, arguments, folder)

@@ -58,6 +58,16 @@ class CudaClock:
         return begin.elapsed_time(end) * 1e-3
 
 
+def settle_allocator() -> None:
+    """Frees a large block once: a time then depends less on the rows before it.
+
+    Until it has freed a block as large, glibc hands freed tensors of some megabytes back to the system, and the next
+    ones pay a fault a page: PyTorch eager took up to four times as long in the first rows of a process. A user's
+    process has freed larger ones.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8).zero_()  # glibc's threshold follows up to 32 MB
+
+
 def clock_for(device: str | torch.device) -> Clock:
     """The clock of a device."""
     return CudaClock() if torch.device(device).type == "cuda" else CpuClock()
