@@ -96,6 +96,16 @@ def _always(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
     return None
 
 
+def drawing(device: str) -> Callable[..., Tensor]:
+    """``draw(*shape, scale=1.0)``: normal numbers times ``scale``, the same on every device and in every run."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, scale: float = 1.0) -> Tensor:
+        return (scale * torch.randn(shape, generator=generator)).to(device)
+
+    return draw
+
+
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """The description of a benchmark; everything else is generic.

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import cgm_kernels
+from cgm_kernels import checks
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, with_graph
+from .benchmark import Benchmark, Cell, Target, choose_backend, drawing, input_copies, with_graph
 from .oracle import Oracle
 from .timing import Contender, captured
 
@@ -142,17 +143,12 @@ class Problem:
     and log_det that it starts from."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         n, d = cell["n"], cell["d"]
         self.moved_bytes = 4 * n * d * MOVED[cell["kind"]][self.gradient]
         shapes = {"event": [(n, d), (n, 2 * (d - d // 2))], "actnorm": [(n, d), (d,), (d,)]}
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=generator).to(device)
-
+        draw = drawing(device)
         self.inputs = [
             tuple(draw(*shape).requires_grad_(self.gradient) for shape in shapes.get(cell["kind"], [(n, d)] * 3))
             for _ in range(input_copies(self.moved_bytes, device))
@@ -178,8 +174,7 @@ class Problem:
         if name == "compile":
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations
             return torch.compile(EAGER[kind], fullgraph=True, dynamic=False)
-        if name not in ("eager", *OURS):
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, ("eager", *OURS))
         return EAGER[kind] if name == "eager" else OUR_CALLS[kind]
 
     def _step(self, method: Callable[..., Pair], index: int) -> None:

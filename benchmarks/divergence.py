@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 
 from . import floor
-from .benchmark import ON_A_GPU, Benchmark, Cell, Target, choose_backend, with_graph
+from .benchmark import ON_A_GPU, Benchmark, Cell, Target, choose_backend, drawing, with_graph
 from .divergence_peers import PEERS, Pair
 from .oracle import Oracle, floor_of, results
 from .timing import Contender, captured
@@ -68,16 +69,11 @@ class Problem:
     """The points and the network of one cell, float32, and the contenders on them."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         n, d = cell["n"], cell["d"]
         self.widths = (d, *[cell["width"]] * cell["hidden"], d)
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int, scale: float = 1.0) -> Tensor:
-            return (scale * torch.randn(shape, generator=generator)).to(device)
-
+        draw = drawing(device)
         self.inputs = [draw(n, d)]
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             self.inputs += [draw(after, before, scale=before**-0.5), draw(after, scale=0.1)]
@@ -104,8 +100,7 @@ class Problem:
         if name == "compile":
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations
             return torch.compile(PEERS["eager"], fullgraph=True, dynamic=False)
-        if name not in (*PEERS, *OURS):
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, (*PEERS, *OURS))
         return PEERS.get(name, ours)
 
     def _call(self, method: Callable[..., Pair], x: Tensor, *layers: Tensor) -> Pair:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import cgm_kernels
-from cgm_kernels import integrations
+from cgm_kernels import checks, integrations
 
 from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
 from .flow_peers import HIDDEN, LAYERS, LIBRARIES, FlowModel
@@ -81,15 +81,13 @@ class Problem:
     """The points of one cell, float32, and the flow as it is or accelerated."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.mode, self.device = cell, mode, device
         self.x = torch.randn(cell["n"], cell["d"], generator=torch.Generator().manual_seed(1)).to(device)
 
     def contender(self, name: str, check: bool = True) -> Contender:
         """The named contender; with ``check`` an accelerated flow must first give the numbers of the plain one."""
-        if name not in TITLES:
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, TITLES)
         prepare = choose_backend(name)
         prepare()
         flow = build(self.cell["kind"], self.cell["d"])

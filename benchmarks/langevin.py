@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 from cgm_kernels.langevin.energies import GaussianMixtureEnergy
 from cgm_kernels.langevin.state import noise_state
 
@@ -95,8 +96,7 @@ class Problem:
     """The inputs of one cell, float32, and the contenders on them."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.kind, self.device = cell, cell["kind"], device
         n, self.steps = cell["n"], cell["steps"]
         self.moved_bytes = MOVED_BYTES[self.kind] * n
@@ -146,8 +146,7 @@ class Problem:
                 return langevin_peers.step(x, grad, STEP_SIZE)
             gradient = functools.partial(mixture_gradient, means=self.means)
             return langevin_peers.chain(x, gradient, STEP_SIZE, self.steps)
-        if name not in ("eager", "compile"):
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, ("eager", "compile"))
         return self._plain(name == "compile", x, grad)
 
     def _ours(self, captured: bool, x: Tensor, grad: Tensor) -> Callable[[], Tensor]:

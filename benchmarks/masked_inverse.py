@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 from cgm_models.nets import MaskedMLP
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend
+from .benchmark import Benchmark, Cell, Target, choose_backend, drawing
 from .flow_peers import HIDDEN
 from .oracle import Oracle, results
 from .timing import Contender
@@ -65,15 +66,10 @@ class Problem:
     """The points and the network of one cell, float32, and the contenders on them."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         n, d = cell["n"], cell["d"]
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int, scale: float = 1.0) -> Tensor:
-            return (scale * torch.randn(shape, generator=generator)).to(device)
-
+        draw = drawing(device)
         layers = MaskedMLP(list(range(d)), 2, (HIDDEN, HIDDEN)).layers
         self.masks = [layer.mask.to(device) for layer in layers]
         # Small enough that d passes in float32 agree with float64.
@@ -88,8 +84,7 @@ class Problem:
         """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
         if name == "floor_gemm":
             return Contender(name, call=self._products())
-        if name not in ("eager", *OURS):
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, ("eager", *OURS))
         inverse = functools.partial(self._inverse, eager if name == "eager" else ours)
         prepare = choose_backend(name)
         prepare()

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from cgm_kernels import checks
 from cgm_kernels.langevin import noise_state
 
 from . import floor
@@ -118,8 +119,7 @@ class Problem:
     """The points of one cell, float32, and the contenders that evaluate or draw as many."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.mode, self.device = cell, mode, device
         self.x = torch.randn(cell["n"], cell["d"], generator=torch.Generator().manual_seed(1)).to(device)
 
@@ -149,8 +149,7 @@ class Problem:
             if check and flow.size != self.ours.size and kind in LAYERS:
                 raise AssertionError(f"{kind} of {name} has {flow.size} parameters, ours {self.ours.size}")
             return flow
-        if name not in ("eager", "compile", "torchdiffeq"):
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, ("eager", "compile", "torchdiffeq"))
         plain: PlainFlow = MINIMAL[name == "torchdiffeq", kind](self.ours.module, dim).to(self.device)
         if check:
             self._check(plain)

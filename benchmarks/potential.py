@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 
 from . import floor
-from .benchmark import Benchmark, Cell, Target, choose_backend
+from .benchmark import Benchmark, Cell, Target, choose_backend, drawing
 from .oracle import Method, Oracle, floor_of, results
 from .timing import Contender
 
@@ -112,15 +113,10 @@ class Problem:
     """The points and the potential of one cell, float32, and the contenders on them."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         n, d, width = cell["n"], cell["d"], cell["width"]
-        generator = torch.Generator().manual_seed(0)
-
-        def draw(*shape: int, scale: float = 1.0) -> Tensor:
-            return (scale * torch.randn(shape, generator=generator)).to(device)
-
+        draw = drawing(device)
         network = [draw(width, d + 1, scale=(d + 1) ** -0.5), draw(width), draw(width, width, scale=width**-0.5)]
         network += [draw(width), draw(width, scale=1.0 / width), draw(RANK, d + 1, scale=0.1), draw(d + 1, scale=0.1)]
         self.inputs = [one.requires_grad_(self.gradient) for one in (draw(n, d), *network)]
@@ -132,8 +128,7 @@ class Problem:
         """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
         if name == "floor_gemm":
             return Contender(name, call=self._products())
-        if name not in TITLES:
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, TITLES)
         method, prepare = METHODS[name in OURS, self.cell["kind"]], choose_backend(name)
         if name == "compile":
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, not_installed
@@ -95,8 +96,7 @@ class Problem:
     """The states of one cell, float32, and the contenders on them."""
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.kind, self.device = cell, cell["kind"], device
         self.solves = self.kind in SOLVERS
         gradient = mode == "forward_backward"
@@ -114,8 +114,7 @@ class Problem:
         if name == "floor_copy":
             moved = 4 * self.cell["n"] * (len(WEIGHTS) + 2)
             return Contender(name, call=floor.copy_call(moved // 2, self.device))
-        if name not in TITLES:
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, TITLES)
         choose = choose_backend(name)
 
         def prepare() -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import cgm_kernels
+from cgm_kernels import checks
 
 from . import floor
 from .benchmark import Benchmark, Cell, Target, choose_backend, input_copies, not_installed, relative_error
@@ -72,8 +73,7 @@ class Problem:
     """
 
     def __init__(self, cell: Cell, mode: str, device: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}: got {mode!r}")
+        checks.choice("mode", mode, MODES)
         self.cell, self.device, self.gradient = cell, device, mode == "forward_backward"
         generator = torch.Generator().manual_seed(0)
         n, d = cell["n"], cell["d"]
@@ -100,8 +100,7 @@ class Problem:
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations
             return torch.compile(eager, fullgraph=True, dynamic=False), prepare
         methods = {"eager": eager, "pot": pot} | dict.fromkeys(OURS, ours)
-        if name not in methods:
-            raise ValueError(f"name must be one of {', '.join(TITLES)}: got {name!r}")
+        checks.choice("name", name, methods)
         return methods[name], prepare
 
     def _step(self, method: Callable[[Tensor, Tensor, Tensor], Tensor], index: int) -> None:
