@@ -10,8 +10,9 @@ Twice as many columns of a tile put 0.5 to 2.3 KiB there.
 
 To be tuned on a GPU, reasoned and not yet measured: ``_BLOCK_ROWS`` (values and tangents of a program; more reuse each
 weight more often, fewer fill the GPU at smaller batches), ``_MOST_TANGENTS`` (of a row in a program; each tile of them
-computes the values again), ``_COLUMNS`` and ``_TERMS`` (of a tl.dot, whose operands lie in registers; half as many for
-float64), ``PROGRAMS`` (each has a scratch, and in the backward a set of all gradients that rows share), and the warps.
+computes the values again), ``_COLUMNS`` (half as many for float64) and ``_TERMS`` (of a tl.dot, whose operands lie in
+registers and which takes no fewer than 16 terms), ``PROGRAMS`` (each has a scratch, and in the backward a set of all
+gradients that rows share), and the warps.
 Products of float32 are "ieee" (``multiplied`` in triton_tiles.py): "tf32x3", three passes on tensor cores, compiles in
 the same tiles, and emulated in a stack of eight couplings it erred as little. Stacks of couplings
 (coupling/triton_stack.py) take all of these, too.
@@ -118,8 +119,8 @@ def plan(problem: Problem, on_gpu: bool, itemsize: int, share: int = 0) -> Plan:
     d, width = problem.d, max(16, _power(max(problem.widths[1:-1])))
     t = min(_MOST_TANGENTS if on_gpu else 16, _power(problem.tangents))
     if on_gpu:
-        columns, terms = (_COLUMNS, _TERMS) if itemsize <= 4 else (_COLUMNS // 2, _TERMS // 2)
-        columns, block = min(columns, width), max(16, 1 << ((_BLOCK_ROWS // (1 + t)).bit_length() - 1))
+        columns, terms = min(_COLUMNS if itemsize <= 4 else _COLUMNS // 2, width), _TERMS
+        block = max(16, 1 << ((_BLOCK_ROWS // (1 + t)).bit_length() - 1))
     else:
         columns = terms = min(256, width)
         block = max(16, min(_power(problem.batch), _INTERPRETED // (t * columns)))

@@ -25,6 +25,7 @@ ALL = "--all" in sys.argv
 FEW = [
     Call((2, 64, 64, 64, 2), 4096, 1, method="rk4", dtype=torch.float32),
     Call((64, 64, 64, 64), 4096, 2, "softplus", "rows", residual=True, norms=True, dtype=torch.bfloat16),
+    Call((2, 16, 16, 16, 2), 4096, 1, dtype=torch.float64),
 ]
 SIZES = [(2, 16, 16, 2), (2, 64, 64, 64, 2), (64, 64, 64, 64, 64), (64, 128, 128, 64)]
 

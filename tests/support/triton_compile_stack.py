@@ -36,7 +36,12 @@ class Case(NamedTuple):
     conditioned: bool = False
 
 
-FEW = [Case(16, 64), Case(64, 64, "gate", "tanh", torch.bfloat16, True, True)]
+FEW = [
+    Case(16, 64),
+    Case(64, 64, "gate", "tanh", torch.bfloat16, True, True),
+    Case(16, 16, dtype=torch.float64),
+    Case(16, 16),
+]
 MANY = [Case(d, width) for d in (2, 64, 256) for width in (16, 64, 128)]
 MANY += [
     Case(64, 64, scale, activation, dtype, inverse, inverse)
