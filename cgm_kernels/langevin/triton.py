@@ -16,7 +16,8 @@ from .checks import computed_in
 
 # Reasoned, and not yet measured on a GPU:
 _BLOCK = 1024  # elements of a program; 8 of each thread
-_NORM_TILE = 4096  # elements of chains that a program squares at once
+NORM_TILE = 2048  # elements of chains that a program squares at once, 8 of each thread: 16 would not fit its registers
+NORM_WARPS = 8
 _NORM_SPLIT = 16384  # of a long chain that a program has at least
 _PROGRAMS = 1024  # that keep every GPU busy: with fewer, long chains are split
 
@@ -140,14 +141,16 @@ def _factors(grad: Tensor, max_norm: float) -> Tensor:
 
     chains = grad.shape[0] if grad.dim() else 1
     length = grad.numel() // chains
-    columns = min(1 << (length - 1).bit_length(), _NORM_TILE)
-    rows = _NORM_TILE // columns
+    columns = min(1 << (length - 1).bit_length(), NORM_TILE)
+    rows = NORM_TILE // columns
     row_blocks = -(-chains // rows)
     splits = max(1, min(length // _NORM_SPLIT, _PROGRAMS // row_blocks))
     parts = torch.empty(3, chains, splits, dtype=torch.float64, device=grad.device)
     factors = torch.empty(chains, dtype=computed_in(grad.dtype), device=grad.device)
     with torch.cuda.device_of(grad):
-        kernels.squares_kernel[(row_blocks * splits,)](grad, parts, length, chains, splits, ROWS=rows, COLUMNS=columns)
+        kernels.squares_kernel[(row_blocks * splits,)](
+            grad, parts, length, chains, splits, ROWS=rows, COLUMNS=columns, num_warps=NORM_WARPS
+        )
         kernels.factors_kernel[(-(-chains // _BLOCK),)](parts, factors, max_norm, chains, splits, BLOCK=_BLOCK)
     return factors
 

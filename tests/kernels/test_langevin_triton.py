@@ -55,7 +55,7 @@ def test_langevin_tails_and_tiles(monkeypatch, elements, dtype):
 @pytest.mark.parametrize("dtype", DTYPES[:3], ids=str)
 @pytest.mark.parametrize("shape", [(1, 500), (3, 130), (20, 5), (2, 64), (5,), ()], ids=str)
 def test_langevin_norms_over_tiles_and_splits(monkeypatch, shape, dtype):
-    for name, value in (("_BLOCK", 16), ("_NORM_TILE", 64), ("_NORM_SPLIT", 64), ("_PROGRAMS", 6)):
+    for name, value in (("_BLOCK", 16), ("NORM_TILE", 64), ("_NORM_SPLIT", 64), ("_PROGRAMS", 6)):
         monkeypatch.setattr(langevin, name, value)
     assert_right(Case(shape, max_grad_norm=0.7, per_chain="h" if shape else ""), dtype)
 

@@ -10,8 +10,10 @@ import itertools
 import sys
 
 from cgm_kernels.langevin import triton_kernels as kernels
+from cgm_kernels.langevin.triton import NORM_TILE, NORM_WARPS
 from tests.support.triton_compile import compile_kernel
 from tests.support.triton_compile_coupling import VECTOR, WIDE
+from tests.support.triton_launches import resources
 
 POINTERS = ("x", "grad", "out")
 TYPES = {"state": "*i64", "accepted": "*i1", "log_ratio": "*fp64", "parts": "*fp64"}
@@ -31,7 +33,8 @@ def compile_variant(capability, name, dtype, **constants):
     }
     signature = {argument: types.get(argument, "i32") for argument in kernel.arg_names}
     aligned = [argument for argument in POINTERS if argument in kernel.arg_names]
-    return compile_kernel(capability, kernel, signature, constants, aligned=aligned)
+    warps = NORM_WARPS if name == "squares_kernel" else 4
+    return compile_kernel(capability, kernel, signature, constants, warps, aligned)
 
 
 def variants():
@@ -47,7 +50,8 @@ def variants():
     yield "step_kernel", "fp32", {**flags[0], "VECTOR": 1, "BLOCK": 1024}
     for dtype, state in zip(WIDE, itertools.cycle((False, True)), strict=False):
         yield "normal_kernel", dtype, {"STATE": state, "VECTOR": 16, "BLOCK": 1024}
-        yield "squares_kernel", dtype, {"ROWS": 1, "COLUMNS": 4096} if state else {"ROWS": 1024, "COLUMNS": 4}
+        columns = NORM_TILE if state else 4
+        yield "squares_kernel", dtype, {"ROWS": NORM_TILE // columns, "COLUMNS": columns}
     for dtype, state in (("fp32", False), ("fp64", True)):
         yield "decide_kernel", dtype, {"STATE": state, "BLOCK": 1024}
         yield "factors_kernel", dtype, {"BLOCK": 1024}
@@ -58,6 +62,7 @@ def main():
     for capability, (name, dtype, constants) in zip(capabilities, variants(), strict=False):
         binary = compile_variant(capability, name, dtype, **constants)
         assert binary.asm["cubin"]
+        assert name != "squares_kernel" or resources(binary, capability)[1] == 0, "the sums do not fit the registers"
         count = len(VECTOR.findall(binary.asm["ptx"]))
         shared = binary.metadata.shared
         print(f"sm_{capability} {name} {dtype} {count} vector accesses {shared} bytes shared {constants}", flush=True)
