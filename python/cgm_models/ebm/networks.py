@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from ..nets import MLP, ConvEncoder
+from ..nets.context import given
 
 NETWORKS = ("mlp", "convolutional", "quadratic")
 
@@ -73,9 +74,7 @@ class QuadraticEnergy(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         centred = x.flatten(1) - self.mean
         if self.gain is not None:
-            if context is None:
-                raise ValueError("this network was built with a context_dim: it needs a context")
-            centred = centred - context @ self.gain.T
+            centred = centred - given(context) @ self.gain.T
         return 0.5 * (centred @ self.root.tril()).square().sum(1, keepdim=True) + self.offset
 
 

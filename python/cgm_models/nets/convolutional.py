@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .context import biased
 from .mlp import check_features, find_activation, zero_
 
 
@@ -42,11 +42,7 @@ class ConvResNet(nn.Module):
             zero_(self.output)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.input(x)
-        if self.context is not None:
-            if context is None:
-                raise ValueError("this network was built with a context_dim: it needs a context")
-            h = h + F.linear(context, self.context.weight)[:, :, None, None]
+        h = biased(self.input(x), self.context, context)
         for first, second in self.blocks:
             # The skip connection reads h, so the activation must not overwrite it.
             h = h + second(self.activation(first(self.activation(h.clone()))))

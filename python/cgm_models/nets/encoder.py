@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .context import biased
 from .mlp import check_features, find_activation
 
 
@@ -45,11 +45,7 @@ class ConvEncoder(nn.Module):
         self.output = nn.Linear(widths[-1] * smallest[0] * smallest[1], out_features)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.input(x)
-        if self.context is not None:
-            if context is None:
-                raise ValueError("this network was built with a context_dim: it needs a context")
-            h = h + F.linear(context, self.context.weight)[:, :, None, None]
+        h = biased(self.input(x), self.context, context)
         for layer in self.layers:
             h = layer(self.activation(h))
         return self.output(self.activation(h).flatten(1))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .constants import register_constant
+from .context import biased
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -60,11 +61,7 @@ class ContextBias(nn.Module):
         self.linear = nn.Linear(context_dim, channels, bias=False) if context_dim else None
 
     def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
-        if self.linear is None:
-            return h
-        if context is None:
-            raise ValueError("this network was built with a context_dim: it needs a context")
-        return h + self.linear(context)[:, :, None, None]
+        return biased(h, self.linear, context)
 
 
 class GatedPixelLayer(nn.Module):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..options import is_whole
+from .context import given
 
 # Those whose gradient is a function of their result overwrite their input: the layer before them does not need it.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -63,9 +64,7 @@ class InputLayer(nn.Module):
         """What the context adds to the result, ``c Vᵀ``; None for a layer without one."""
         if self.context_weight is None:
             return None
-        if context is None:
-            raise ValueError("this network was built with a context_dim: it needs a context")
-        return F.linear(context, self.context_weight)
+        return F.linear(given(context), self.context_weight)
 
 
 class MLP(nn.Module):
