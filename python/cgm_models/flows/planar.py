@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..options import check_whole, resolve_event_shape
-from .flow import Flow
-from .transform import Transform, on_vectors
+from ..nets.context import given
+from .stacked import StackedFlow
+from .transform import Transform
 
 MARGIN = 1e-3
 """How far from singular the layers stay: no slope is less."""
@@ -91,17 +90,15 @@ class Planar(Transform):
         """w, û and b: (dim,), (dim,), (), or with one more dimension (batch) in front."""
         weight, direction, bias = self.weight, self.direction, self.bias
         if self.of_context is not None:
-            if context is None:
-                raise ValueError("this layer was built with a context_dim: it needs a context")
             dim = len(weight)
-            by_weight, by_direction, by_bias = self.of_context(context).split((dim, dim, 1), dim=1)
+            by_weight, by_direction, by_bias = self.of_context(given(context)).split((dim, dim, 1), dim=1)
             weight, direction, bias = weight + by_weight, direction + by_direction, bias + by_bias[:, 0]
         along = (weight * direction).sum(-1, keepdim=True)
         length = weight.square().sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         return weight, direction + (above_minus_one(along) - along) * weight / length, bias
 
 
-class PlanarFlow(Flow):
+class PlanarFlow(StackedFlow):
     """Planar layers ``x = z + û tanh(w·z + b)``; both directions work, log_prob by solving an equation a layer.
 
     Images are taken for vectors. The flow begins at the identity.
@@ -114,21 +111,4 @@ class PlanarFlow(Flow):
         logit_alpha: with n_levels, pixels x pass logit(α + (1 − 2α) x) first.
     """
 
-    def __init__(
-        self,
-        event_shape: Sequence[int] | None = None,
-        context_dim: int = 0,
-        n_layers: int = 16,
-        base: str = "normal",
-        base_options: dict[str, Any] | None = None,
-        n_levels: int | None = None,
-        logit_alpha: float = 0.05,
-        *,
-        dim: int | None = None,
-    ) -> None:
-        shape = resolve_event_shape(event_shape, dim, context_dim)
-        check_whole("n_layers", n_layers, 1)
-        size = math.prod(shape)
-        layers: list[Transform] = [Planar(size, context_dim) for _ in range(n_layers)]
-        layers = on_vectors(layers, shape)
-        super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)
+    layer = Planar

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ..options import check_whole, resolve_event_shape
-from .flow import Flow
+from ..nets.context import given
 from .planar import above_minus_one
-from .transform import Transform, on_vectors
+from .stacked import StackedFlow
+from .transform import Transform
 
 
 class Radial(Transform):
@@ -61,14 +57,12 @@ class Radial(Transform):
         """z₀, α and γ: (dim,), (), (), or with one more dimension (batch) in front."""
         center, log_alpha, logit = self.center, self.log_alpha, self.gamma_logit
         if self.of_context is not None:
-            if context is None:
-                raise ValueError("this layer was built with a context_dim: it needs a context")
-            change = self.of_context(context)
+            change = self.of_context(given(context))
             center, log_alpha, logit = center + change[:, :-2], log_alpha + change[:, -2], logit + change[:, -1]
         return center, log_alpha.exp(), above_minus_one(logit)
 
 
-class RadialFlow(Flow):
+class RadialFlow(StackedFlow):
     """Radial layers ``x = z + γ α / (α + |z − z₀|) · (z − z₀)``, with a closed inverse.
 
     Images are taken for vectors. The flow begins at the identity.
@@ -81,21 +75,4 @@ class RadialFlow(Flow):
         logit_alpha: with n_levels, pixels x pass logit(α + (1 − 2α) x) first.
     """
 
-    def __init__(
-        self,
-        event_shape: Sequence[int] | None = None,
-        context_dim: int = 0,
-        n_layers: int = 16,
-        base: str = "normal",
-        base_options: dict[str, Any] | None = None,
-        n_levels: int | None = None,
-        logit_alpha: float = 0.05,
-        *,
-        dim: int | None = None,
-    ) -> None:
-        shape = resolve_event_shape(event_shape, dim, context_dim)
-        check_whole("n_layers", n_layers, 1)
-        size = math.prod(shape)
-        layers: list[Transform] = [Radial(size, context_dim) for _ in range(n_layers)]
-        layers = on_vectors(layers, shape)
-        super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)
+    layer = Radial
