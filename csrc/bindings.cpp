@@ -5,6 +5,7 @@
 
 #include "common/levels.h"
 #include "coupling/coupling.h"
+#include "coupling/masked.h"
 #include "divergence/divergence.h"
 #include "divergence/potential.h"
 #include "divergence/runge_kutta_op.h"
@@ -51,6 +52,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("set_cpu_level", [](int level) { cgm::set_cpu_level(static_cast<cgm::CpuLevel>(level)); });
   m.def("runge_kutta_tableau", &cgm::divergence::tableau);
 
+  using Masked = cgm::coupling::MaskedNetwork;
+  py::class_<Masked, c10::intrusive_ptr<Masked>>(m, "MaskedNetwork")
+      .def(py::init<const at::Tensor&, at::Tensor, std::vector<int64_t>, int64_t, bool,
+                    const std::vector<std::array<int64_t, 2>>&, std::vector<at::Tensor>>())
+      .def("is_of", &Masked::is_of);
+
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("affine_coupling", &cgm::coupling::affine_coupling, no_gil);
   m.def("affine_coupling_stack", &cgm::coupling::affine_coupling_stack, no_gil);
@@ -59,6 +66,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("langevin_normal", &cgm::langevin::normal, no_gil);
   m.def("langevin_step", &cgm::langevin::step, no_gil);
   m.def("masked_mlp_affine", &cgm::coupling::masked_mlp_affine, no_gil);
+  m.def("masked_mlp_inverse", &cgm::coupling::masked_mlp_inverse, no_gil);
   m.def("mlp_divergence", &cgm::divergence::mlp_divergence, no_gil);
   m.def("potential_divergence", &cgm::divergence::potential_divergence, no_gil);
   m.def("potential_flow", &cgm::divergence::potential_flow, no_gil);

@@ -9,15 +9,19 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._extension import _C
 from .._register import operator, refuse_forward_gradients
 from ..checks import listed
 from ..precision import HALVES, outside_autocast
 from . import masked_checks, masked_reference
 from .masked_operators import ACTIVATION_INDEX
-from .masked_plan import Plan, plan
+from .masked_plan import Plan, last_plan, plan
+from .scales import INDEX as SCALE_INDEX
 from .scales import checked as checked_scale
 
 __all__ = ["masked_mlp_inverse"]
+
+_NUMBERS = ("bound", "offset", "eps")
 
 
 def masked_mlp_inverse(
@@ -55,7 +59,8 @@ def masked_mlp_inverse(
         weights: of each layer, (out, in); the first takes D inputs and then those of the context, the last gives 2 D.
         biases: of each layer None, (out,), or (..., out) with the leading dimensions of y: one for each row.
         masks: of each layer, 0/1 or bool of the weight's shape; None where the masked weights are zeros already. The
-            order is derived from them once and kept while they live unchanged: give the same tensors again.
+            order is derived from them once and kept while they are unchanged: give the same tensors again. Away from
+            the CPU a change is known by the tensors' versions, which writing through ``.data`` does not count.
         context: (C,) or (..., C), the other inputs of the first layer; None where there are none.
         activation: relu, tanh, sigmoid, silu, gelu (exact), elu or softplus, after each layer but the last.
         residual: layers 2 and 3, 4 and 5, … are blocks h + W act(W' act(h) + b') + b as in nflows; the last layer
@@ -75,7 +80,48 @@ def masked_mlp_inverse(
         **{"scale": scale, "bound": bound, "offset": offset, "eps": eps},
     }
     masks = None if masks is None else listed("masks", masks)
-    return _inverse(y, listed("weights", weights), listed("biases", biases), masks, context, options)
+    weights, biases = listed("weights", weights), listed("biases", biases)
+    if masks is not None and context is None and not torch.compiler.is_compiling():
+        found = _seen_before(y, weights, biases, masks, options)
+        if found is not None:
+            return found
+    return _inverse(y, weights, biases, masks, context, options)
+
+
+def _seen_before(
+    y: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor | None], masks: Sequence[Tensor], options: dict
+) -> tuple[Tensor, Tensor] | None:
+    """What the extension gives for masks that it knows; None where an argument is wrong or not for it."""
+    if not isinstance(y, Tensor) or not y.is_cpu or y.dim() == 0 or backends.select("cpu") != "native":
+        return None
+    if type(options["residual"]) is not bool or not all(type(options[name]) in (float, int) for name in _NUMBERS):
+        return None  # what compares equal, or is made a number, is not yet right
+    try:
+        order = last_plan(masks, y.shape[-1], options["layout"], options["residual"])
+        return None if order is None else _eager(order, y, weights, biases, masks, None, (-1,) * len(weights), options)
+    except TypeError:  # said better further on
+        return None
+
+
+def _eager(
+    order: Plan,
+    y: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    masks: Sequence[Tensor] | None,
+    row_bias: Tensor | None,
+    starts: Sequence[int],
+    options: dict[str, Any],
+) -> tuple[Tensor, Tensor] | None:
+    """The whole call in the extension, which compares the masks with those of ``order`` and checks the rest."""
+    activation, _, map, _, scale, *numbers = options.values()
+    kind = SCALE_INDEX.get(scale, -1)
+    if map not in masked_checks.MAPS:
+        return None
+    index = ACTIVATION_INDEX.get(activation, -1)
+    return _C.masked_mlp_inverse(
+        order.network, y, weights, biases, masks, row_bias, starts, index, kind, *numbers, map == "standardize"
+    )
 
 
 @outside_autocast
@@ -109,6 +155,10 @@ def _inverse(
     refuse_forward_gradients(y=y, context=context, **named)
     shape = y.shape
     row_bias, starts, biases = _row_biases(y, weights[0], biases, masks, context, order)
+    if backend == "native" and y.is_cpu and not torch.compiler.is_compiling():
+        eager = _eager(order, y, weights, biases, None, row_bias, starts, options)
+        if eager is not None:
+            return eager
     x, log_det = operator(backend, "masked_inverse")(
         y.reshape(-1, shape[-1]), _packed(y, weights, biases, order), row_bias, order.numbers,
         order.widths, starts, order.n_steps, ACTIVATION_INDEX[activation], residual, *chosen, map == "standardize",

@@ -8,13 +8,20 @@ prefix of the layer before, and one sweep over the steps computes every unit onc
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import functools
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+
+from .._extension import _C
 
 _KEPT_PLANS = 256
 
@@ -33,34 +40,88 @@ class Plan:
     gather: Tensor  # packed = concatenate(weights, biases, 0)[gather]
     units: tuple[Tensor, ...]  # of each layer, the unit at each place
     numbers: Tensor
+    shapes: tuple[tuple[int, int], ...]  # of the weights
+    residual: bool
+    masks: tuple[Tensor, ...] = ()  # copies, by which a plan of the CPU is known again
+
+    @functools.cached_property
+    def network(self) -> Any:
+        """What the extension's eager calls on the CPU take."""
+        return _C.MaskedNetwork(
+            self.gather, self.numbers, self.widths, self.n_steps, self.residual, self.shapes, self.masks
+        )
 
 
 @torch.compiler.disable
 def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
-    """The plan of ``masks``, made when they are first seen or have changed.
+    """The plan of ``masks``, made when they are first seen or have changed; with ``weights`` their zeros are the mask.
 
-    Where the zeros of ``weights`` are the mask it is made anew: an optimiser may change them unseen. So it is for
-    inference tensors, which do not count their changes.
+    On the CPU every number is compared. Elsewhere that would wait for the device, and a mask is taken to be as it was
+    while it has its memory and its version: what writes through ``.data`` changes neither. Weights, which optimisers
+    write to in this way, and inference tensors, which count no versions, have their plan made anew there.
     """
+    if any(map(torch._C._functorch.is_functorch_wrapped_tensor, masks)):
+        return make_plan(_patterns(masks, weights), n_features, layout, residual, masks[0].device)
+    if all(mask.is_cpu for mask in masks):
+        return _compared(masks, n_features, layout, weights, residual)
     if weights or any(mask.is_inference() for mask in masks):
-        patterns = [_pattern(number, mask, weights) for number, mask in enumerate(masks)]
-        return make_plan(patterns, n_features, layout, residual, masks[0].device)
-    key = (tuple(map(id, masks)), n_features, layout, weights, residual)
-    versions = [(mask._version, mask.device) for mask in masks]
+        return _made(masks, n_features, layout, weights, residual)
+    key = ("elsewhere", *_key(masks, n_features, layout, residual))
+    versions = [(mask._version, mask.data_ptr(), mask.device) for mask in masks]
     if (kept := _plans.get(key)) is not None:
-        references, kept_versions, found = kept
+        found, references, kept_versions = kept
         if kept_versions == versions and all(r() is mask for r, mask in zip(references, masks, strict=True)):
-            _plans.move_to_end(key)
             return found
-    patterns = [_pattern(number, mask, weights) for number, mask in enumerate(masks)]
-    made = make_plan(patterns, n_features, layout, residual, masks[0].device)
-    _plans[key] = ([weakref.ref(mask) for mask in masks], versions, made)
-    while len(_plans) > _KEPT_PLANS:
-        _plans.popitem(last=False)
+    made = _made(masks, n_features, layout, weights, residual)
+    _keep(key, (made, [weakref.ref(mask) for mask in masks], versions))
     return made
 
 
-_plans: OrderedDict[tuple, tuple[list[weakref.ref[Tensor]], list, Plan]] = OrderedDict()
+def last_plan(masks: Sequence[Tensor], n_features: int, layout: str, residual: bool) -> Plan | None:
+    """What was the plan of these tensors when they were last seen: on the CPU, the caller compares the masks."""
+    kept = _plans.get(_key(masks, n_features, layout, residual))
+    return None if kept is None else kept[0]
+
+
+_plans: OrderedDict[tuple, tuple] = OrderedDict()  # a plan, and away from the CPU what shows that it is right
+
+
+def _key(masks: Sequence[Tensor], n_features: int, layout: str, residual: bool) -> tuple:
+    return (tuple(map(id, masks)), n_features, layout, residual)
+
+
+def _keep(key: tuple, value: tuple) -> None:
+    _plans[key] = value
+    with contextlib.suppress(KeyError):  # another thread was first
+        _plans.move_to_end(key)
+        while len(_plans) > _KEPT_PLANS:
+            _plans.popitem(last=False)
+
+
+def _compared(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
+    current = [mask.detach() != 0 for mask in masks] if weights else list(masks)
+    key = _key(masks, n_features, layout, residual)
+    if (kept := _plans.get(key)) is not None:
+        found: Plan = kept[0]
+        if (_C is not None and found.network.is_of(current)) or all(map(_equal, found.masks, current)):
+            return found
+    made = _made(current, n_features, layout, weights, residual)
+    _keep(key, (made,))
+    return made
+
+
+def _equal(mask: Tensor, other: Tensor) -> bool:
+    return mask.dtype is other.dtype and mask.shape == other.shape and torch.equal(mask, other)
+
+
+def _made(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
+    """The plan, of tensors that outlive the transform of torch.func in which it may be made."""
+    with temporarily_clear_interpreter_stack():
+        found = make_plan(_patterns(masks, weights), n_features, layout, residual, masks[0].device)
+        if not masks[0].is_cpu:
+            return found
+        copies = tuple(mask.detach().clone(memory_format=torch.contiguous_format) for mask in masks)
+        return dataclasses.replace(found, masks=copies)
 
 
 def make_plan(patterns: Sequence[Tensor], n_features: int, layout: str, residual: bool, device: torch.device) -> Plan:
@@ -88,6 +149,8 @@ def make_plan(patterns: Sequence[Tensor], n_features: int, layout: str, residual
         gather.to(device),
         tuple(unit.to(device) for unit in units),
         torch.cat(numbers).to(device, torch.int32),
+        tuple((shape[0], shape[1]) for shape in shapes),
+        residual,
     )
 
 
@@ -100,13 +163,15 @@ def output_rows(n_features: int, layout: str) -> Tensor:
     return torch.stack(halves, 1).flatten()
 
 
-def _pattern(number: int, mask: Tensor, weights: bool) -> Tensor:
-    """Where the mask lets a weight through."""
-    values = mask.detach().cpu()
-    pattern = values != 0
-    if not weights and not torch.equal(pattern.to(values.dtype), values):
-        raise ValueError(f"masks[{number}] must hold 0 and 1 only")
-    return pattern
+def _patterns(masks: Sequence[Tensor], weights: bool) -> list[Tensor]:
+    """Where the masks let weights through, on the CPU."""
+    patterns = []
+    for number, mask in enumerate(masks):
+        values = mask.detach().cpu()
+        patterns.append(values != 0)
+        if not weights and not torch.equal(patterns[-1].to(values.dtype), values):
+            raise ValueError(f"masks[{number}] must hold 0 and 1 only")
+    return patterns
 
 
 def _dependencies(patterns: Sequence[Tensor], residual: bool) -> Tensor:

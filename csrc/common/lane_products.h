@@ -25,9 +25,15 @@ static inline __attribute__((always_inline)) typename LaneVector<Real>::type lan
   return vector;
 }
 
+// Where weights[u][c] lies: its rows are those of units or, transposed, those of columns.
+template <bool transposed>
+static inline __attribute__((always_inline)) int64_t lane_weight(int64_t stride, int64_t u, int64_t c) {
+  return transposed ? c * stride + u : u * stride + c;
+}
+
 // sums[u][lane] += Σ_c weights[u][c] · inputs[c][lane] for `Units` units and two vectors of lanes. Few units take their
 // columns in turn into several chains, which hide the latency of the additions.
-template <int lanes, int Units, int Chains, typename Real>
+template <int lanes, int Units, int Chains, bool transposed, typename Real>
 static inline void lane_sum_columns(const Real* __restrict weights, int64_t stride, int64_t columns,
                                     const Real* __restrict inputs, Real* __restrict sums) {
   using Vector = typename LaneVector<Real>::type;
@@ -41,8 +47,8 @@ static inline void lane_sum_columns(const Real* __restrict weights, int64_t stri
       const Vector first = lane_load(input), second = lane_load(input + size);
 #pragma GCC unroll 4
       for (int u = 0; u < Units; ++u) {
-        total[u][chain][0] += weights[u * stride + column + chain] * first;
-        total[u][chain][1] += weights[u * stride + column + chain] * second;
+        total[u][chain][0] += weights[lane_weight<transposed>(stride, u, column + chain)] * first;
+        total[u][chain][1] += weights[lane_weight<transposed>(stride, u, column + chain)] * second;
       }
     }
   }
@@ -50,8 +56,8 @@ static inline void lane_sum_columns(const Real* __restrict weights, int64_t stri
     const Vector first = lane_load(inputs + column * lanes), second = lane_load(inputs + column * lanes + size);
 #pragma GCC unroll 4
     for (int u = 0; u < Units; ++u) {
-      total[u][0][0] += weights[u * stride + column] * first;
-      total[u][0][1] += weights[u * stride + column] * second;
+      total[u][0][0] += weights[lane_weight<transposed>(stride, u, column)] * first;
+      total[u][0][1] += weights[lane_weight<transposed>(stride, u, column)] * second;
     }
   }
 #pragma GCC unroll 4
@@ -68,21 +74,22 @@ static inline void lane_sum_columns(const Real* __restrict weights, int64_t stri
 }
 
 // The same for any number of units and all lanes of a tile; inputs (columns, lanes) and sums (units, lanes).
-template <int lanes, typename Real>
+template <int lanes, bool transposed = false, typename Real>
 static inline void lane_products(const Real* weights, int64_t stride, int64_t units, int64_t columns,
                                  const Real* inputs, Real* sums) {
   constexpr int step = 2 * LaneVector<Real>::size;
   if (columns == 0) return;
+  const auto unit = [&](int64_t u) { return weights + lane_weight<transposed>(stride, u, 0); };
   int64_t u = 0;
   for (; u + 4 <= units; u += 4)
     for (int lane = 0; lane < lanes; lane += step)
-      lane_sum_columns<lanes, 4, 1>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
+      lane_sum_columns<lanes, 4, 1, transposed>(unit(u), stride, columns, inputs + lane, sums + u * lanes + lane);
   for (; u + 2 <= units; u += 2)
     for (int lane = 0; lane < lanes; lane += step)
-      lane_sum_columns<lanes, 2, 2>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
+      lane_sum_columns<lanes, 2, 2, transposed>(unit(u), stride, columns, inputs + lane, sums + u * lanes + lane);
   for (; u < units; ++u)
     for (int lane = 0; lane < lanes; lane += step)
-      lane_sum_columns<lanes, 1, 4>(weights + u * stride, stride, columns, inputs + lane, sums + u * lanes + lane);
+      lane_sum_columns<lanes, 1, 4, transposed>(unit(u), stride, columns, inputs + lane, sums + u * lanes + lane);
 }
 
 }  // namespace CGM_LEVEL

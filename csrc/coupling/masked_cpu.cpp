@@ -3,53 +3,17 @@
 #include <immintrin.h>
 #endif
 
-#include <algorithm>
 #include <memory>
 #include <new>
-#include <vector>
 
 #include "common/levels.h"
-#include "coupling/masked_kernels.h"
+#include "coupling/masked_state.h"
 
 namespace cgm::coupling {
 namespace {
 
-// Two AVX-512 vectors: as many rows as one weight is loaded for, few enough that a network's units stay in the cache.
-template <typename scalar_t>
-constexpr int masked_lanes = 128 / static_cast<int>(sizeof(scalar_t));
-constexpr int64_t masked_block_steps = 8;
-
-// What a thread keeps of a tile, each unit masked_lanes numbers.
-template <typename scalar_t>
-struct MaskedState {
-  scalar_t* values[most_masked_layers + 1];  // what each layer reads: x, then the activated hidden units
-  scalar_t* sums[most_masked_layers];  // before the activation, the values themselves where nothing else reads them
-  scalar_t* log_det;                   // and behind it its rounding errors
-};
-
-template <typename scalar_t>
-int64_t place(const MaskedPlan& plan, scalar_t* memory, MaskedState<scalar_t>& state) {
-  constexpr int lanes = masked_lanes<scalar_t>;
-  int64_t used = 0;
-  const auto take = [&](int64_t units) {
-    scalar_t* piece = memory == nullptr ? nullptr : memory + used;
-    used += units * lanes;
-    return piece;
-  };
-  state.log_det = take(2);
-  state.values[0] = take(plan.widths[0]);
-  for (int64_t layer = 0; layer < plan.layers; ++layer) {
-    const bool last = layer == plan.layers - 1;
-    state.sums[layer] = take(plan.widths[layer + 1]);
-    // A later block adds the sums of every second hidden layer, so that these stay; the last layer reads sums.
-    const bool kept = plan.residual && layer % 2 == 0 && layer < plan.layers - 2;
-    if (!last) state.values[layer + 1] = kept ? take(plan.widths[layer + 1]) : state.sums[layer];
-  }
-  return used;
-}
-
 struct Freed {
-  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(64)); }
+  void operator()(void* memory) const { ::operator delete(memory, std::align_val_t(masked_alignment)); }
 };
 
 }  // namespace
@@ -61,21 +25,37 @@ struct Freed {
 namespace cgm::coupling {
 
 template <typename scalar_t>
-void masked_inverse_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, const Parallel& parallel) {
-  constexpr int64_t lanes = masked_lanes<scalar_t>;
-  const int64_t tiles = (problem.rows + lanes - 1) / lanes;
+int64_t masked_kept_numbers(const MaskedPlan& plan, Activation activation, int64_t rows) {
+  MaskedState<scalar_t> state;
+  return masked_tiles_of<scalar_t>(rows) * place<scalar_t>(plan, activation, true, nullptr, state);
+}
+
+template <typename scalar_t>
+void masked_inverse_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, scalar_t* kept,
+                        const Parallel& parallel) {
+  const int64_t tiles = masked_tiles_of<scalar_t>(problem.rows);
   const auto run = [&](int64_t begin, int64_t end) {
     MaskedState<scalar_t> state;
-    const size_t bytes = static_cast<size_t>(place<scalar_t>(plan, nullptr, state)) * sizeof(scalar_t);
-    const std::unique_ptr<void, Freed> memory(::operator new(bytes, std::align_val_t(64)));
-    place(plan, static_cast<scalar_t*>(memory.get()), state);
-    CGM_AT_LEVEL(masked_tiles<scalar_t>)(plan, problem, begin, end, state);
+    const int64_t numbers = place<scalar_t>(plan, problem.activation, kept != nullptr, nullptr, state);
+    std::unique_ptr<void, Freed> memory;
+    if (kept == nullptr)
+      memory.reset(::operator new(static_cast<size_t>(numbers) * sizeof(scalar_t), std::align_val_t(masked_alignment)));
+    for (int64_t tile = begin; tile < end; ++tile) {
+      auto* own = kept == nullptr ? static_cast<scalar_t*>(memory.get()) : kept + tile * numbers;
+      place(plan, problem.activation, kept != nullptr, own, state);
+      CGM_AT_LEVEL(masked_tile<scalar_t>)(plan, problem, tile, state);
+    }
   };
   if (tiles <= 1 || parallel.threads == 1) return run(0, tiles);
   parallel(0, tiles, 1, run);
 }
 
-template void masked_inverse_cpu<float>(const MaskedPlan&, const MaskedInverse<float>&, const Parallel&);
-template void masked_inverse_cpu<double>(const MaskedPlan&, const MaskedInverse<double>&, const Parallel&);
+#define CGM_INSTANTIATE(scalar_t)                                                                          \
+  template int64_t masked_kept_numbers<scalar_t>(const MaskedPlan&, Activation, int64_t);                  \
+  template void masked_inverse_cpu<scalar_t>(const MaskedPlan&, const MaskedInverse<scalar_t>&, scalar_t*, \
+                                             const Parallel&);
+CGM_INSTANTIATE(float)
+CGM_INSTANTIATE(double)
+#undef CGM_INSTANTIATE
 
 }  // namespace cgm::coupling

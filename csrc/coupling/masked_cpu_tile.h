@@ -14,7 +14,8 @@ struct MaskedTile {
   const MaskedPlan& plan;
   const MaskedInverse<Real>& problem;
   const MaskedState<Real>& state;
-  const int64_t row, rows;  // of the batch; lanes beyond them hold zeros
+  const int64_t row, rows;  // of the batch; lanes beyond them are computed from y = 0
+  const MaskedSteps steps{plan};
 
   static constexpr int lanes = masked_lanes<Real>;
 
@@ -30,30 +31,14 @@ struct MaskedTile {
   }
 
  private:
-  int64_t known_dimensions(int64_t step) const { return step < 0 ? 0 : plan.dimension_ends[step]; }
-
-  // Units of the layer known after a step; of the last layer two for each dimension.
-  int64_t known(int64_t layer, int64_t step) const {
-    if (layer == plan.layers - 1) return 2 * known_dimensions(step);
-    return step < 0 ? 0 : plan.unit_ends[step * (plan.layers - 1) + layer];
-  }
-
-  // Inputs of the layer known when a step begins or, of later layers, when their turn in it comes.
-  int64_t known_inputs(int64_t layer, int64_t step) const {
-    return layer == 0 ? known_dimensions(step - 1) : known(layer - 1, step);
-  }
-  int64_t known_before(int64_t layer, int64_t first) const {
-    return layer == 0 ? known_dimensions(first - 1) : known(layer - 1, first - 1);
-  }
-
-  // The last layer's sums live for one block only.
+  // Without a pass back the last layer's sums live for one block only.
   Real* sums(int64_t layer, int64_t unit, int64_t first_step) const {
-    if (layer == plan.layers - 1) unit -= 2 * known_dimensions(first_step - 1);
+    if (layer == plan.layers - 1 && !state.kept) unit -= 2 * steps.dimensions(first_step - 1);
     return state.sums[layer] + unit * lanes;
   }
 
   void start_block(int64_t layer, int64_t first, int64_t end) const {
-    const int64_t from = known(layer, first - 1), to = known(layer, end - 1), width = plan.widths[layer];
+    const int64_t from = steps.known(layer, first - 1), to = steps.known(layer, end - 1), width = plan.widths[layer];
     Real* target = sums(layer, from, first);
     const int64_t column = plan.row_bias_start[layer];
     for (int64_t unit = from; unit < to; ++unit, target += lanes) {
@@ -64,22 +49,22 @@ struct MaskedTile {
       for (int64_t lane = 0; lane < rows; ++lane) target[lane] += added[lane * problem.row_bias_stride];
     }
     ::cgm::CGM_LEVEL::lane_products<lanes>(problem.weights[layer] + from * width, width, to - from,
-                                           known_before(layer, first), state.values[layer], sums(layer, from, first));
+                                           steps.inputs_before(layer, first), state.values[layer],
+                                           sums(layer, from, first));
   }
 
   void take_step(int64_t layer, int64_t first, int64_t step) const {
-    const int64_t from = known(layer, step - 1), to = known(layer, step), width = plan.widths[layer];
+    const int64_t from = steps.known(layer, step - 1), to = steps.known(layer, step), width = plan.widths[layer];
     if (from == to) return;
-    const int64_t done = known_before(layer, first);
+    const int64_t done = steps.inputs_before(layer, first);
     Real* target = sums(layer, from, first);
     ::cgm::CGM_LEVEL::lane_products<lanes>(problem.weights[layer] + from * width + done, width, to - from,
-                                           known_inputs(layer, step) - done, state.values[layer] + done * lanes,
+                                           steps.inputs(layer, step) - done, state.values[layer] + done * lanes,
                                            target);
     if (layer == plan.layers - 1) return solve(from / 2, to / 2, target);
     if (plan.residual && layer > 0 && layer % 2 == 0) add_skipped(layer, from, to, target);
     Real* values = state.values[layer + 1] + from * lanes;
-    if (values != target || !plan.residual || layer != plan.layers - 2)
-      masked_activate(problem.activation, target, values, (to - from) * lanes);
+    if (masked_activates(plan, layer)) masked_activate(problem.activation, target, values, (to - from) * lanes);
   }
 
   void add_skipped(int64_t layer, int64_t from, int64_t to, Real* target) const {
@@ -111,13 +96,11 @@ struct MaskedTile {
 };
 
 template <typename Real>
-static inline void masked_tiles(const MaskedPlan& plan, const MaskedInverse<Real>& problem, int64_t begin, int64_t end,
-                                const MaskedState<Real>& state) {
+static inline void masked_tile(const MaskedPlan& plan, const MaskedInverse<Real>& problem, int64_t tile,
+                               const MaskedState<Real>& state) {
   constexpr int64_t lanes = masked_lanes<Real>;
-  for (int64_t tile = begin; tile < end; ++tile) {
-    const int64_t row = tile * lanes, left = problem.rows - row;
-    MaskedTile<Real>{plan, problem, state, row, left < lanes ? left : lanes}.run();
-  }
+  const int64_t row = tile * lanes, left = problem.rows - row;
+  MaskedTile<Real>{plan, problem, state, row, left < lanes ? left : lanes}.run();
 }
 
 }  // namespace CGM_LEVEL

@@ -9,6 +9,52 @@ namespace cgm {
 namespace coupling {
 namespace CGM_LEVEL {
 
+template <auto constant>
+struct MaskedConstant {
+  static constexpr auto value = constant;
+};
+
+// Calls function(MaskedConstant<kind>()).
+template <typename Function>
+static inline void masked_at_activation(Activation kind, const Function& function) {
+  switch (kind) {
+    case Activation::relu:
+      return function(MaskedConstant<Activation::relu>());
+    case Activation::tanh:
+      return function(MaskedConstant<Activation::tanh>());
+    case Activation::sigmoid:
+      return function(MaskedConstant<Activation::sigmoid>());
+    case Activation::silu:
+      return function(MaskedConstant<Activation::silu>());
+    case Activation::gelu:
+      return function(MaskedConstant<Activation::gelu>());
+    case Activation::elu:
+      return function(MaskedConstant<Activation::elu>());
+    case Activation::softplus:
+      return function(MaskedConstant<Activation::softplus>());
+  }
+}
+
+template <typename Function>
+static inline void masked_at_kind(ScaleKind kind, const Function& function) {
+  switch (kind) {
+    case ScaleKind::exp:
+      return function(MaskedConstant<ScaleKind::exp>());
+    case ScaleKind::tanh:
+      return function(MaskedConstant<ScaleKind::tanh>());
+    case ScaleKind::softclip:
+      return function(MaskedConstant<ScaleKind::softclip>());
+    case ScaleKind::sigmoid_plus:
+      return function(MaskedConstant<ScaleKind::sigmoid_plus>());
+    case ScaleKind::sigmoid:
+      return function(MaskedConstant<ScaleKind::sigmoid>());
+    case ScaleKind::softplus:
+      return function(MaskedConstant<ScaleKind::softplus>());
+    case ScaleKind::gate:
+      return function(MaskedConstant<ScaleKind::gate>());
+  }
+}
+
 template <Activation kind, typename Real>
 static inline void masked_activate_all(const Real* sums, Real* values, int64_t count) {
 #pragma omp simd
@@ -17,22 +63,7 @@ static inline void masked_activate_all(const Real* sums, Real* values, int64_t c
 
 template <typename Real>
 static inline void masked_activate(Activation kind, const Real* sums, Real* values, int64_t count) {
-  switch (kind) {
-    case Activation::relu:
-      return masked_activate_all<Activation::relu>(sums, values, count);
-    case Activation::tanh:
-      return masked_activate_all<Activation::tanh>(sums, values, count);
-    case Activation::sigmoid:
-      return masked_activate_all<Activation::sigmoid>(sums, values, count);
-    case Activation::silu:
-      return masked_activate_all<Activation::silu>(sums, values, count);
-    case Activation::gelu:
-      return masked_activate_all<Activation::gelu>(sums, values, count);
-    case Activation::elu:
-      return masked_activate_all<Activation::elu>(sums, values, count);
-    case Activation::softplus:
-      return masked_activate_all<Activation::softplus>(sums, values, count);
-  }
+  masked_at_activation(kind, [=](auto known) { masked_activate_all<decltype(known)::value>(sums, values, count); });
 }
 
 // x of y for one dimension, and its part of the log-determinant, summed with the rounding errors added back (Kahan).
@@ -53,22 +84,9 @@ static inline void masked_solve_all(const Real* outputs, const Real* y, const Sc
 template <bool inverse, typename Real>
 static inline void masked_solve(ScaleKind kind, const Real* outputs, const Real* y, const ScaleParameters<Real>& scale,
                                 Real* x, Real* log_det, Real* lost) {
-  switch (kind) {
-    case ScaleKind::exp:
-      return masked_solve_all<ScaleKind::exp, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::tanh:
-      return masked_solve_all<ScaleKind::tanh, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::softclip:
-      return masked_solve_all<ScaleKind::softclip, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::sigmoid_plus:
-      return masked_solve_all<ScaleKind::sigmoid_plus, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::sigmoid:
-      return masked_solve_all<ScaleKind::sigmoid, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::softplus:
-      return masked_solve_all<ScaleKind::softplus, inverse>(outputs, y, scale, x, log_det, lost);
-    case ScaleKind::gate:
-      return masked_solve_all<ScaleKind::gate, inverse>(outputs, y, scale, x, log_det, lost);
-  }
+  masked_at_kind(kind, [&](auto known) {
+    masked_solve_all<decltype(known)::value, inverse>(outputs, y, scale, x, log_det, lost);
+  });
 }
 
 }  // namespace CGM_LEVEL

@@ -27,4 +27,24 @@ CGM_HOST_DEVICE scalar_t activate(scalar_t z) {
   }
 }
 
+// The derivative of activate() at z, whose value is h. It reads z for silu, gelu and softplus alone: reads_argument().
+template <Activation kind, typename Math, typename scalar_t>
+CGM_HOST_DEVICE scalar_t activation_slope(scalar_t z, scalar_t h) {
+  if constexpr (kind == Activation::relu) {
+    return h <= 0 ? scalar_t(0) : scalar_t(1);
+  } else if constexpr (kind == Activation::tanh) {
+    return (1 - h) * (1 + h);
+  } else if constexpr (kind == Activation::sigmoid) {
+    return h * (1 - h);
+  } else if constexpr (kind == Activation::gelu) {
+    const scalar_t density = scalar_t(0.39894228040143267794) * Math::exp(scalar_t(-0.5) * z * z);
+    return scalar_t(0.5) * (1 + Math::erf(z * scalar_t(0.70710678118654752440))) + z * density;
+  } else if constexpr (kind == Activation::elu) {
+    return h > 0 ? scalar_t(1) : h + 1;
+  } else {
+    const Logistic<scalar_t> part = logistic<Math>(z);
+    return kind == Activation::silu ? part.value * (1 + z * part.rest) : part.value;
+  }
+}
+
 }  // namespace cgm::coupling

@@ -41,9 +41,31 @@ struct MaskedInverse {
   scalar_t* log_det = nullptr;  // (rows): that of y -> x
 };
 
-// Threads over tiles of rows.
+// Threads over tiles of rows. `kept` is null or, for the pass back, memory for masked_kept_numbers, aligned as vectors.
 template <typename scalar_t>
-void masked_inverse_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, const Parallel& parallel);
+void masked_inverse_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem, scalar_t* kept,
+                        const Parallel& parallel);
+template <typename scalar_t>
+int64_t masked_kept_numbers(const MaskedPlan& plan, Activation activation, int64_t rows);
+
+// The gradients of a masked inverse, from what its pass kept.
+template <typename scalar_t>
+struct MaskedBackward {
+  const scalar_t* kept = nullptr;
+  const scalar_t* grad_x = nullptr;  // (rows, dimensions), null: zeros
+  int64_t grad_x_row_stride = 0, grad_x_stride = 0;
+  const scalar_t* grad_log_det = nullptr;  // (rows), null: zeros
+  int64_t grad_log_det_stride = 0;
+  scalar_t* grad_y = nullptr;                  // (rows, dimensions) contiguous
+  scalar_t* grad_row_bias = nullptr;           // (rows, columns) as the row biases, null where there are none
+  scalar_t* grad_weights[most_masked_layers];  // as the weights; what a mask takes out holds anything
+  scalar_t* grad_biases[most_masked_layers];
+  bool want_parameters = true;  // the gradients of weights and biases
+};
+
+template <typename scalar_t>
+void masked_inverse_backward_cpu(const MaskedPlan& plan, const MaskedInverse<scalar_t>& problem,
+                                 const MaskedBackward<scalar_t>& gradients, const Parallel& parallel);
 
 // ---- CUDA. `stream` is a cudaStream_t; pointers are device pointers; a call is asynchronous on the stream and safe to
 // capture in a CUDA graph: no allocation, no synchronisation, no host read of device memory.

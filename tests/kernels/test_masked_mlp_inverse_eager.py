@@ -1,0 +1,258 @@
+"""What eager calls of the masked inverse ask of the extension: its own node, kept plans, tiles, threads and hooks."""
+
+import concurrent.futures
+
+import pytest
+import torch
+
+import cgm_kernels
+from cgm_kernels import masked_mlp_inverse
+from tests.support.masked import ACTIVATIONS, Case
+from tests.support.tolerances import assert_as_accurate
+
+pytestmark = pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
+
+LARGE = [
+    Case(40, (70, 33), (150,), order="natural"),
+    Case(40, (70, 33), (150,), degrees="random", options={"map": "standardize", "scale": "tanh", "activation": "tanh"}),
+    Case(19, (24, 24, 24, 24, 24), (65,), options={"residual": True, "scale": "softplus", "activation": "silu"}),
+    Case(19, (24,), (33, 2), context=3, order="halves", row_bias=1, options={"scale": "gate", "activation": "gelu"}),
+    Case(17, (), (129,), order="reversed", options={"scale": "tanh", "bound": 0.5}),
+]
+
+
+def inputs_of(arguments):
+    tensors = [arguments["y"], *arguments["weights"], *arguments["biases"], arguments["context"]]
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def moved(arguments, dtype):
+    def one(value):
+        if isinstance(value, list):
+            return [one(item) for item in value]
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.detach().to(dtype, copy=True).requires_grad_() if floats else value
+
+    return {name: one(value) for name, value in arguments.items()}
+
+
+def results(backend, arguments):
+    with cgm_kernels.use_backend(backend):
+        x, log_det = masked_mlp_inverse(**arguments)
+    weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
+    gradients = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs_of(arguments))
+    return [x, log_det, *gradients]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("case", LARGE, ids=str)
+def test_masked_inverse_many_tiles_and_threads(case, threads):
+    drawn = case.draw()
+    exact, eager = (results("reference", moved(drawn, kind)) for kind in (torch.float64, torch.float32))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        first, second = (results("native", moved(drawn, torch.float32)) for _ in range(2))
+        double = results("native", moved(drawn, torch.float64))
+    finally:
+        torch.set_num_threads(before)
+    for ours, other, wide, *wanted in zip(first, second, double, exact, eager, strict=True):
+        assert torch.equal(ours, other)
+        assert_as_accurate(ours, *wanted)
+        torch.testing.assert_close(wide, wanted[0], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
+def test_masked_inverse_gradients_at_every_level(level):
+    from cgm_kernels._extension import _C
+
+    levels = ("baseline", "avx2", "avx512")
+    info = _C.build_info()
+    if levels.index(level) > levels.index(info["simd_supported"]):
+        pytest.skip(f"this CPU does not support {level}")
+    try:
+        _C.set_cpu_level(levels.index(level))
+        for case in LARGE:
+            drawn = case.draw()
+            expected = results("reference", moved(drawn, torch.float64))
+            for ours, exact in zip(results("native", moved(drawn, torch.float64)), expected, strict=True):
+                torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+    finally:
+        _C.set_cpu_level(levels.index(info["simd"]))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_masked_inverse_residual_gradients_of_every_activation(activation):
+    case = Case(6, (8, 8, 8), (5,), context=1, options={"residual": True, "activation": activation})
+    drawn = case.draw()
+    for ours, exact in zip(
+        *(results(name, moved(drawn, torch.float64)) for name in ("native", "reference")), strict=True
+    ):
+        torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
+
+
+def test_masked_inverse_is_one_node():
+    arguments = moved(Case(4, (6,)).draw(), torch.float32)
+    for _ in range(2):  # a mask seen for the first time, and again
+        x, log_det = masked_mlp_inverse(**arguments)
+        assert "MaskedMlpInverse" in x.grad_fn.name() and log_det.grad_fn is x.grad_fn
+
+
+@pytest.mark.parametrize("way", ["copied", "assigned", "shared"])
+@pytest.mark.parametrize("floats", [False, True])
+def test_masked_inverse_follows_masks_changed_unseen(way, floats):
+    """No version counts what is written through ``.data`` or into memory that NumPy shares."""
+    arguments, others = Case(5, (9,)).draw(), Case(5, (9,), order="reversed").draw()["masks"]
+    if floats:
+        arguments["masks"] = [mask.float() for mask in arguments["masks"]]
+    first, _ = masked_mlp_inverse(**arguments)
+    for mask, other in zip(arguments["masks"], others, strict=True):
+        version = mask._version
+        if way == "copied":
+            mask.data.copy_(other)
+        elif way == "assigned":
+            mask.data = other.to(mask.dtype)
+        else:
+            mask.numpy()[:] = other.numpy()
+        assert mask._version == version
+    found = masked_mlp_inverse(**arguments)
+    with cgm_kernels.use_backend("reference"):
+        expected = masked_mlp_inverse(**arguments)
+    assert not torch.allclose(first, found[0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_masked_inverse_of_masks_no_longer_in_order():
+    arguments = Case(5, (9,)).draw()
+    masked_mlp_inverse(**arguments)
+    for mask in arguments["masks"]:
+        mask.data.fill_(True)
+    with pytest.raises(ValueError, match="masks must be autoregressive"):
+        masked_mlp_inverse(**arguments)
+
+
+def test_masked_inverse_of_seen_masks_checks_all_else():
+    arguments = Case(3, (4,), (5,), context=2).draw()
+    masked_mlp_inverse(**arguments)
+    weights, biases = arguments["weights"], arguments["biases"]
+    for change, kind, message in (
+        (dict(context=None), ValueError, r"weights\[0\] must be \(out, 3\) after y"),
+        (dict(residual=0), TypeError, "residual must be True or False: got int"),
+        (dict(bound=True), TypeError, "bound must be a number: got bool"),
+        (dict(bound=-1), ValueError, "bound must be positive: got -1"),
+        (dict(weights=[weights[0], weights[1].float()]), TypeError, r"weights\[1\] must have the dtype of y"),
+        (dict(biases=[biases[0], 1.0]), TypeError, r"biases\[1\] must be a tensor"),
+        (dict(map=1), ValueError, "map must be one of"),
+        (dict(y=1.0), TypeError, "y must be a tensor"),
+    ):
+        with pytest.raises(kind, match=message):
+            masked_mlp_inverse(**{**arguments, **change})
+
+
+def test_masked_inverse_of_masks_from_inside_a_transform():
+    """A plan that is first made under torch.func serves eager calls afterwards."""
+    arguments = Case(4, (6,)).draw()
+
+    def loss(y):
+        x, log_det = masked_mlp_inverse(**{**arguments, "y": y})
+        return x.square().sum() + log_det.sum()
+
+    y = arguments["y"]
+    inside = torch.func.grad(loss)(y)
+    outside = torch.autograd.grad(loss(y.requires_grad_()), y)[0]
+    torch.testing.assert_close(inside, outside)
+
+
+def test_masked_inverse_parameters_may_change_before_the_backward():
+    drawn = Case(6, (8,), context=1).draw()
+    expected = results("reference", moved(drawn, torch.float64))
+    arguments = moved(drawn, torch.float64)
+    x, log_det = masked_mlp_inverse(**arguments)
+    with torch.no_grad():
+        for weight in arguments["weights"][1:]:  # with a context PyTorch itself keeps the first
+            weight.add_(1.0)
+    weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
+    found = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs_of(arguments))
+    torch.testing.assert_close(list(found), expected[2:])
+
+
+def test_masked_inverse_batched_gradients():
+    arguments = moved(Case(7, (12, 9), (2, 5), context=2).draw(), torch.float64)
+    inputs = inputs_of(arguments)
+    x, _ = masked_mlp_inverse(**arguments)
+    cotangents = torch.eye(x.numel(), dtype=x.dtype).reshape(-1, *x.shape)
+    batched = torch.autograd.grad(x, inputs, cotangents, is_grads_batched=True, retain_graph=True)
+    single = [torch.autograd.grad(x, inputs, one, retain_graph=True) for one in cotangents]
+    for ours, parts in zip(batched, zip(*single, strict=True), strict=True):
+        torch.testing.assert_close(ours, torch.stack(parts))
+
+
+def test_masked_inverse_takes_saved_tensors_at_any_strides():
+    drawn = Case(7, (12, 9), (5,), row_bias=1, options={"map": "standardize"}).draw()
+    expected = results("native", moved(drawn, torch.float64))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: torch.stack([t, t], -1)[..., 0]):
+        found = results("native", moved(drawn, torch.float64))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 3])
+def test_masked_inverse_second_derivatives_by_any_input_are_refused(wanted):
+    arguments = moved(Case(4, (6,)).draw(), torch.float64)
+    inputs = inputs_of(arguments)
+    x, _ = masked_mlp_inverse(**arguments)
+    (gradient,) = torch.autograd.grad(x.sum(), inputs[1], create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(gradient.sum(), inputs[wanted])
+
+
+def test_masked_inverse_of_an_empty_batch_has_zero_gradients():
+    arguments = moved(Case(4, (6,), (0,)).draw(), torch.float64)
+    x, log_det = masked_mlp_inverse(**arguments)
+    gradients = torch.autograd.grad(x.sum() + log_det.sum(), inputs_of(arguments))
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
+
+
+def test_masked_inverse_frozen_parameters():
+    drawn = Case(6, (8, 5), options={"map": "standardize"}).draw()
+    gradients = []
+    for name in ("native", "reference"):
+        drawn["y"] = drawn["y"].detach().requires_grad_()
+        with cgm_kernels.use_backend(name):
+            x, _ = masked_mlp_inverse(**drawn)
+        gradients.append(torch.autograd.grad(x.square().sum(), drawn["y"])[0])
+    torch.testing.assert_close(*gradients)
+
+
+def test_masked_inverse_from_many_threads():
+    cases = [Case(d, (16, 9), (70,)).draw(seed=d) for d in range(2, 10)]
+    expected = [masked_mlp_inverse(**arguments) for arguments in cases]
+    fresh = [{**arguments, "masks": [mask.clone() for mask in arguments["masks"]]} for arguments in cases]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda arguments: masked_mlp_inverse(**arguments), fresh * 5))
+    for ours, other in zip(found, expected * 5, strict=True):
+        assert all(map(torch.equal, ours, other))
+
+
+def test_masked_inverse_gradients_in_compiled_graphs():
+    drawn = Case(4, (6,), context=1).draw()
+    eager, arguments = moved(drawn, torch.float64), moved(drawn, torch.float64)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda given: masked_mlp_inverse(**given), backend="aot_eager")
+    for found, given in ((compiled(arguments), arguments), (masked_mlp_inverse(**eager), eager)):
+        given["gradients"] = torch.autograd.grad(found[0].square().sum() + found[1].sum(), inputs_of(given))
+    torch.testing.assert_close(arguments["gradients"], eager["gradients"])
+
+
+def test_masked_inverse_under_compiled_autograd():
+    gradients = []
+    for compiled in (False, True):
+        arguments = moved(Case(4, (6,)).draw(), torch.float64)
+        x, log_det = masked_mlp_inverse(**arguments)
+        loss = x.square().sum() + log_det.sum()
+        if compiled:
+            with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+                loss.backward()
+        else:
+            loss.backward()
+        gradients.append([one.grad for one in inputs_of(arguments)])
+    torch.testing.assert_close(*gradients)
