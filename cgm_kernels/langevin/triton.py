@@ -7,6 +7,7 @@ Operands that are not contiguous are copied.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,46 +23,20 @@ _NORM_SPLIT = 16384  # of a long chain that a program has at least
 _PROGRAMS = 1024  # that keep every GPU busy: with fewer, long chains are split
 
 
-def langevin_step(
-    x: Tensor,
-    grad: Tensor,
-    state: Tensor | None,
-    key: int,
-    step_sizes: Tensor | None,
-    step_size: float,
-    temperatures: Tensor | None,
-    temperature: float,
-    max_grad_norm: float,
-    low: float,
-    high: float,
-) -> Tensor:
+def langevin_step(x: Tensor, grad: Tensor, *dynamics: Any) -> Tensor:
     """The step, contiguous."""
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    values = (step_sizes, step_size, temperatures, temperature)
-    _step(x.contiguous(), grad.contiguous(), out, state, key, values, max_grad_norm, (low, high))
+    _step(x.contiguous(), grad.contiguous(), out, *dynamics)
     return out
 
 
-def langevin_step_out(
-    x: Tensor,
-    grad: Tensor,
-    state: Tensor | None,
-    key: int,
-    step_sizes: Tensor | None,
-    step_size: float,
-    temperatures: Tensor | None,
-    temperature: float,
-    max_grad_norm: float,
-    low: float,
-    high: float,
-    out: Tensor,
-) -> None:
+def langevin_step_out(x: Tensor, grad: Tensor, *dynamics_and_out: Any) -> None:
     """The step, written to ``out``, which may overlap x and grad in any way."""
-    values = (step_sizes, step_size, temperatures, temperature)
+    *dynamics, out = dynamics_and_out
     x, grad = x.contiguous(), grad.contiguous()
     direct = out.is_contiguous() and not any(_overlaps(out, source) for source in (x, grad))
     target = out if direct else torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    _step(x, grad, target, state, key, values, max_grad_norm, (low, high))
+    _step(x, grad, target, *dynamics)
     if direct:
         torch.autograd.graph.increment_version(out)  # of which PyTorch knows nothing
     else:
@@ -111,25 +86,28 @@ def _step(
     out: Tensor,
     state: Tensor | None,
     key: int,
-    values: tuple[Tensor | None, float, Tensor | None, float],
-    max_norm: float,
-    limits: tuple[float, float],
+    step_sizes: Tensor | None,
+    step_size: float,
+    temperatures: Tensor | None,
+    temperature: float,
+    max_grad_norm: float,
+    low: float,
+    high: float,
 ) -> None:
-    """The step of contiguous tensors; ``values``: step sizes or their number, temperatures or theirs."""
+    """The step of contiguous tensors; tensors of step sizes and temperatures go before the numbers beside them."""
     if x.numel() > 0:
         from . import triton_kernels as kernels
 
-        step_sizes, step_size, temperatures, temperature = values
-        factors = _factors(grad, max_norm) if max_norm < math.inf else None
+        factors = _factors(grad, max_grad_norm) if max_grad_norm < math.inf else None
         count, vector = _count(out)
         length = x[0].numel() if x.dim() else 1
         with torch.cuda.device_of(x):
             kernels.step_kernel[(-(-x.numel() // _BLOCK),)](
                 x, grad, out, *_source(state, key, x), *_strided(step_sizes, x), step_size,
                 *_strided(temperatures, x), temperature, math.sqrt(2.0 * step_size * temperature),
-                x if factors is None else factors, *limits, count, length,
+                x if factors is None else factors, low, high, count, length,
                 STATE=state is not None, STEP_SIZES=step_sizes is not None, TEMPERATURES=temperatures is not None,
-                PROJECT=factors is not None, CLAMP=limits[0] > -math.inf or limits[1] < math.inf,
+                PROJECT=factors is not None, CLAMP=low > -math.inf or high < math.inf,
                 SMALL=x.numel() < 2**31 - _BLOCK, VECTOR=vector, BLOCK=_BLOCK,
             )  # fmt: skip
     _advance(state)

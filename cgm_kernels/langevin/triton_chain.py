@@ -11,7 +11,7 @@ import itertools
 import math
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,30 +25,52 @@ _TILE = 4096  # elements of a program's chains
 _INTERPRETED = 2**18  # the same in the interpreter, which pays for each program and operation
 
 
+class Dynamics(NamedTuple):
+    """How chains move: what the registered operators take last, in their order."""
+
+    state: Tensor
+    n_steps: int
+    step_sizes: Tensor | None
+    step_size: float
+    temperatures: Tensor | None
+    temperature: float
+    max_grad_norm: float
+    low: float
+    high: float
+
+    def run_reference(self, x: Tensor, energy: MixtureParameters) -> Tensor:
+        h = self.step_size if self.step_sizes is None else self.step_sizes
+        heat = self.temperature if self.temperatures is None else self.temperatures
+        limits = self.max_grad_norm, self.low, self.high
+        return chain_reference.chain(x, energy, self.n_steps, h, heat, *limits, self.state, _normal)
+
+    def arguments(self) -> list[Any]:
+        """Those of a kernel."""
+        given = [(self.step_sizes, self.step_size), (self.temperatures, self.temperature)]
+        per_chain = [part for values, number in given for part in (values, _stride(values), _bits(number))]
+        return [self.state, self.n_steps, *per_chain, *map(_bits, (self.max_grad_norm, self.low, self.high))]
+
+    def flags(self) -> dict[str, bool]:
+        return {
+            "GIVEN_STEPS": self.step_sizes is not None,
+            "GIVEN_TEMPERATURES": self.temperatures is not None,
+            "PROJECT": self.max_grad_norm < math.inf,
+            "CLAMP": self.low > -math.inf or self.high < math.inf,
+        }
+
+    def advance(self) -> None:
+        """The state, behind the kernels that read it, on the device."""
+        self.state[1:].add_(self.n_steps)
+
+
 def mixture(
-    x: Tensor,
-    log_weights: Tensor,
-    means: Tensor,
-    precisions: Tensor,
-    ends: Sequence[int],
-    state: Tensor,
-    n_steps: int,
-    step_sizes: Tensor | None,
-    step_size: float,
-    temperatures: Tensor | None,
-    temperature: float,
-    max_grad_norm: float,
-    low: float,
-    high: float,
+    x: Tensor, log_weights: Tensor, means: Tensor, precisions: Tensor, ends: Sequence[int], *moves: Any
 ) -> Tensor:
-    """x (chains, d) after ``n_steps`` steps on a sum of experts, each a mixture of Gaussians."""
+    """x (chains, d) after the steps of ``moves`` on a sum of experts, each a mixture of Gaussians."""
     chains, d = x.shape
-    full = precisions.dim() == 3
+    full, dynamics = precisions.dim() == 3, Dynamics(*moves)
     if d > (MOST_FULL_BYTES // x.element_size() if full else MOST_DIMS):
-        h = step_size if step_sizes is None else step_sizes
-        heat = temperature if temperatures is None else temperatures
-        energy = MixtureParameters(log_weights, means, precisions, tuple(ends))
-        return chain_reference.chain(x, energy, n_steps, h, heat, max_grad_norm, low, high, state, _normal)
+        return dynamics.run_reference(x, MixtureParameters(log_weights, means, precisions, tuple(ends)))
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     if x.numel() > 0:
         from .triton_chain_mixture import mixture_chain_kernel
@@ -59,40 +81,22 @@ def mixture(
         least = 16 if products else 4
         block = _block(chains, least, max(least, min(128, _TILE // width)) if x.is_cuda else _INTERPRETED // width)
         differences = torch.empty_like(out) if products else None
-        moves, flags = _dynamics(
-            state, n_steps, step_sizes, step_size, temperatures, temperature, max_grad_norm, low, high
-        )
         with torch.cuda.device_of(x):
             mixture_chain_kernel[(-(-chains // block),)](
                 x.contiguous(), out, log_weights.contiguous(), means.contiguous(), precisions.contiguous(),
-                _ends(tuple(ends), x.device), differences, *moves, chains, d, len(ends),
-                KIND=precisions.dim(), **flags, DENSE=width == d, BLOCK=block, D=width, TERMS=16,
+                _ends(tuple(ends), x.device), differences, *dynamics.arguments(), chains, d, len(ends),
+                KIND=precisions.dim(), **dynamics.flags(), DENSE=width == d, BLOCK=block, D=width, TERMS=16,
                 num_warps=max(1, min(8, block * width // 128)),
             )  # fmt: skip
-    state[1:].add_(n_steps)
+    dynamics.advance()
     return out
 
 
-def mlp(
-    x: Tensor,
-    parameters: Tensor,
-    widths: Sequence[int],
-    activation: int,
-    slope: float,
-    state: Tensor,
-    n_steps: int,
-    step_sizes: Tensor | None,
-    step_size: float,
-    temperatures: Tensor | None,
-    temperature: float,
-    max_grad_norm: float,
-    low: float,
-    high: float,
-) -> Tensor:
-    """x (chains, d) after ``n_steps`` steps on a network's energy."""
-    chains, d = x.shape
+def mlp(x: Tensor, parameters: Tensor, widths: Sequence[int], activation: int, slope: float, *moves: Any) -> Tensor:
+    """x (chains, d) after the steps of ``moves`` on a network's energy."""
+    (chains, d), dynamics = x.shape, Dynamics(*moves)
     if x.numel() == 0:
-        state[1:].add_(n_steps)
+        dynamics.advance()
         return torch.empty_like(x, memory_format=torch.contiguous_format)
     from .triton_chain_mlp import mlp_chain_kernel
 
@@ -105,38 +109,14 @@ def mlp(
         gradient.copy_(parameters[:d])
     terms, width, groups, most = (32, 64, 64, 32) if x.is_cuda else _interpreted(max(widths))
     block = _block(chains, 16, most)
-    moves, flags = _dynamics(state, n_steps, step_sizes, step_size, temperatures, temperature, max_grad_norm, low, high)
     with torch.cuda.device_of(x):
         mlp_chain_kernel[(-(-chains // block),)](
-            scratch, parameters, table, parameters[last:], x.new_empty(chains), *moves, _bits(slope),
-            chains, d, hidden, ACTIVATION=activation, **flags, BLOCK=block, COLUMNS=width, TERMS=terms,
+            scratch, parameters, table, parameters[last:], x.new_empty(chains), *dynamics.arguments(), _bits(slope),
+            chains, d, hidden, ACTIVATION=activation, **dynamics.flags(), BLOCK=block, COLUMNS=width, TERMS=terms,
             GROUPS=groups, num_warps=4,
         )  # fmt: skip
-    state[1:].add_(n_steps)
+    dynamics.advance()
     return moving.clone()
-
-
-def _dynamics(
-    state: Tensor,
-    n_steps: int,
-    step_sizes: Tensor | None,
-    step_size: float,
-    temperatures: Tensor | None,
-    temperature: float,
-    max_grad_norm: float,
-    low: float,
-    high: float,
-) -> tuple[list[Any], dict[str, Any]]:
-    """The arguments of a kernel that say how chains move, and its flags."""
-    given = [(step_sizes, step_size), (temperatures, temperature)]
-    per_chain = [part for values, number in given for part in (values, _stride(values), _bits(number))]
-    flags = {
-        "GIVEN_STEPS": step_sizes is not None,
-        "GIVEN_TEMPERATURES": temperatures is not None,
-        "PROJECT": max_grad_norm < math.inf,
-        "CLAMP": low > -math.inf or high < math.inf,
-    }
-    return [state, n_steps, *per_chain, *map(_bits, (max_grad_norm, low, high))], flags
 
 
 def _stride(values: Tensor | None) -> int:
