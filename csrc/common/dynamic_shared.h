@@ -19,6 +19,7 @@ __device__ __forceinline__ char* dynamic_shared_bytes() {
 
 template <typename T>
 __device__ __forceinline__ T* dynamic_shared(size_t offset = 0) {
+  static_assert(alignof(T) <= 16, "the bytes of a launch are aligned to 16: CUB's storage must ask for no more");
   return reinterpret_cast<T*>(dynamic_shared_bytes() + offset);
 }
 
