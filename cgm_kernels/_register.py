@@ -16,6 +16,11 @@ from torch.autograd import Function, forward_ad
 
 NAMESPACES = ("cgm_native", "cgm_triton")
 
+_NO_FORWARD_MODE = "forward-mode derivatives come from cgm_kernels.use_backend('reference') alone"
+_NO_SECOND_DERIVATIVES = (
+    "second derivatives are not available from the fused kernels; use cgm_kernels.use_backend('reference')"
+)
+
 _transformable: dict[str, type[Function]] = {}
 
 
@@ -86,6 +91,10 @@ def _function(operator: str, setup: Callable[..., None], differentiate: Callable
         def forward(*inputs: Any) -> Any:
             return getattr(getattr(torch.ops, namespace), name)(*inputs)
 
+        @staticmethod
+        def jvp(ctx: Any, *_: Any) -> Any:
+            raise RuntimeError(f"{name}: {_NO_FORWARD_MODE}")
+
         setup_context = staticmethod(setup)
         backward = staticmethod(differentiate)
 
@@ -107,9 +116,11 @@ class _RefuseDoubleBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
-        raise RuntimeError(
-            "second derivatives are not available from the fused kernels; use cgm_kernels.use_backend('reference')"
-        )
+        raise RuntimeError(_NO_SECOND_DERIVATIVES)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Tensor) -> Any:
+        raise RuntimeError(_NO_SECOND_DERIVATIVES)
 
 
 def _refuse(gradient: Tensor, *sources: Tensor | None) -> Tensor:
@@ -138,10 +149,7 @@ def refuse_forward_gradients(**tensors: Any) -> None:
         if isinstance(value, (list, tuple)):
             refuse_forward_gradients(**{f"{name}[{number}]": part for number, part in enumerate(value)})
         elif isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
-            raise RuntimeError(
-                f"{name} carries a forward-mode tangent; forward-mode derivatives come from "
-                "cgm_kernels.use_backend('reference') alone"
-            )
+            raise RuntimeError(f"{name} carries a forward-mode tangent; {_NO_FORWARD_MODE}")
 
 
 def operator(backend: str, name: str) -> Callable[..., Any]:

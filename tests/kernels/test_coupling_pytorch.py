@@ -158,6 +158,8 @@ def test_forward_mode_is_refused(case, pair):
         dual = torch.autograd.forward_ad.make_dual(leaves[0], leaves[0])
         with pytest.raises(RuntimeError, match="forward-mode"):
             case.call((dual, *leaves[1:]))
+    with cgm_kernels.use_backend(backend), pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.hessian(lambda x: case.call((x, *leaves[1:]))[0].sum())(leaves[0])
 
 
 @pytest.mark.parametrize("pair", NATIVE)
