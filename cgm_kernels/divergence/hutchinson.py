@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Generator, Tensor
+from torch.autograd import forward_ad
 
 from ..checks import choice, count, tensor
 from ..langevin.op import normal
@@ -45,8 +46,9 @@ def hutchinson_divergence(
     Returns:
         v (B, *event) and the estimate (B,) in the dtype of x. Where grad mode is on and x, or anything else that fn
         reads, requires grad, both are differentiable as often as fn is: the estimate is a first derivative of fn, so
-        that its gradient takes the second one of fn (a "double backward", which fused kernels refuse). Else, as under
-        ``torch.no_grad()``, no graph is kept.
+        that its gradient takes the second one of fn (a "double backward"). Fused kernels refuse that: call fn with
+        PyTorch's attention under ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, and compile what calls this
+        function rather than fn. Else, as under ``torch.no_grad()``, no graph is kept.
 
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
@@ -96,7 +98,7 @@ def hutchinson_probes(
 
 def value_and_products(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
     """v = fn(x) and eᵀ J of each probe, of the shape of x; :func:`hutchinson_divergence` says when with a graph."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _transformable(fn, x, probes)
     if torch.is_inference_mode_enabled():
         with torch.inference_mode(False), torch.no_grad():
@@ -125,7 +127,7 @@ def _checked(value: Tensor, x: Tensor) -> Tensor:
 
 
 def _transformable(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """What compiled graphs and the transforms of torch.func understand."""
+    """What compiled graphs, the transforms of torch.func and forward-mode derivatives understand."""
     value, pull_back = torch.func.vjp(fn, x)  # type: ignore[misc]
     _checked(value, x)
     return value, [pull_back(probe.to(value.dtype))[0] for probe in probes]

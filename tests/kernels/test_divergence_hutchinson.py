@@ -195,6 +195,19 @@ def test_transforms_and_compiled_graphs(device):
     torch._dynamo.reset()
 
 
+def test_forward_mode_derivatives():
+    """A tangent of x is carried through, not dropped."""
+    net = field(3, 8)
+    x, tangent = torch.randn(2, 5, 3, dtype=torch.float64).unbind()
+    probes = hutchinson_probes(x, 2)
+    _, expected = torch.func.jvp(lambda x: hutchinson_divergence(net, x, probes=probes)[1], (x,), (tangent,))
+    for requires_grad in (False, True):
+        with torch.autograd.forward_ad.dual_level():
+            point = torch.autograd.forward_ad.make_dual(x.clone().requires_grad_(requires_grad), tangent)
+            _, divergence = hutchinson_divergence(net, point, probes=probes)
+            torch.testing.assert_close(torch.autograd.forward_ad.unpack_dual(divergence).tangent, expected)
+
+
 x = torch.zeros(4, 3)
 WRONG = {
     "fn must be callable: got Tensor": (TypeError, lambda: hutchinson_divergence(x, x)),
