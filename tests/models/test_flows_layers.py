@@ -247,7 +247,7 @@ def test_the_planar_root_is_that_of_brent():
 
 def test_the_planar_root_has_exact_first_and_second_derivatives():
     r, c = normal(6).requires_grad_(), (normal(6, seed=1).abs() - 0.8).requires_grad_()
-    assert torch.autograd.gradcheck(SolvePlanar.apply, (r, c))
+    assert torch.autograd.gradcheck(SolvePlanar.apply, (r, c), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(SolvePlanar.apply, (r, c))
 
 

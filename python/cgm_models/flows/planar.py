@@ -48,6 +48,13 @@ class SolvePlanar(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(inputs[1], output)
+        ctx.save_for_forward(inputs[1], output)
+
+    @staticmethod
+    def jvp(ctx: Any, by_r: Tensor, by_c: Tensor) -> Tensor:  # type: ignore[override]
+        c, root = ctx.saved_tensors
+        height = torch.tanh(root)
+        return (by_r - height * by_c) / (1.0 + c * (1.0 - height * height))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
