@@ -1,4 +1,4 @@
-"""What once went wrong in the flows: bad first batches, empty ones, pruned conditioners, inference mode."""
+"""What once went wrong in the flows: bad first batches, empty ones, pruned conditioners, inference mode, vmap."""
 
 import copy
 
@@ -7,8 +7,9 @@ import torch
 import torch.nn.utils.prune
 
 from cgm_models.cnf import FFJORD, OTFlow
-from cgm_models.flows import MAF, Composition, Glow, RealNVP, transform
+from cgm_models.flows import MAF, Composition, Flow, Glow, RealNVP, transform
 from cgm_models.flows.coupling import AffineCoupling
+from cgm_models.flows.planar import Planar
 from cgm_models.nets import MLP
 from cgm_models.training import Trainer
 
@@ -126,3 +127,22 @@ def test_large_conditionings_are_not_held_together(monkeypatch):
     monkeypatch.setattr(transform, "MOST_HELD", 100)
     torch.testing.assert_close(flow.log_prob(x, context), expected)
     assert made == [2, 2]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_several_models_at_once_by_torch_func():
+    flows = [RealNVP(dim=2, n_layers=2).eval() for _ in range(3)]
+    x = torch.randn(5, 2)
+    with torch.no_grad():
+        for number, flow in enumerate(flows):
+            for parameter in flow.parameters():
+                parameter.add_(0.1 * number)
+    found, _ = torch.func.vmap(lambda *state: torch.func.functional_call(flows[0], state, x))(
+        *torch.func.stack_module_state(flows)
+    )
+    torch.testing.assert_close(found, torch.stack([flow(x)[0] for flow in flows]))
+
+
+def test_transforms_that_no_configuration_can_hold_say_what_to_do():
+    with pytest.raises(TypeError, match=r"transforms must be what JSON can hold.*derive a class"):
+        Flow((2,), 0, [Planar(2)])

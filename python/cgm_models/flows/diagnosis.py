@@ -52,8 +52,11 @@ def refuse_non_finite(model: nn.Module, where: str, arguments: Mapping[str, Tens
 
 
 def traced() -> bool:
-    """Whether no value can be read: in a graph being compiled or captured."""
-    return torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    """Whether no value can be read: in a graph being compiled or captured, or under ``torch.func.vmap``."""
+    if torch.compiler.is_compiling() or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()):
+        return True
+    transforms = torch._C._functorch.get_interpreter_stack() or ()
+    return any(transform.key() == torch._C._functorch.TransformType.Vmap for transform in transforms)
 
 
 def _count(points: Tensor) -> str:

@@ -32,12 +32,14 @@ class Flow(GenerativeModel, abstract=True):
     """
 
     instead_of_objects: ClassVar[dict[str, str]] = {
-        "base": "register_base of cgm_models.flows gives a distribution of your own a name"
+        "base": "register_base of cgm_models.flows gives a distribution of your own a name",
+        "transforms": "derive a class that makes them in its constructor, of arguments that JSON can hold",
     }
     check_finite = True
     """Whether a result that is not finite raises an error that names the layer.
 
-    It reads one number back from the device in each call; switch it off under ``torch.func.vmap``, which allows none.
+    It reads one number back from the device in each call, but in compiled graphs and under ``torch.func.vmap``, which
+    allow none.
     """
 
     def __init__(
