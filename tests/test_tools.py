@@ -268,3 +268,13 @@ def test_gpu_check_without_a_gpu_says_so(tmp_path):
     )
     assert done.returncode == 1
     assert "no GPU: torch 2.13.0 sees no CUDA device, so nothing was checked" in done.stderr
+
+
+def test_the_cases_of_the_sanitizer_run_by_operation_and_say_how_far_they_came():
+    """On the CPU the same cases reach the same operations."""
+    command = [sys.executable, str(ROOT / "tools" / "gpu_sanitize.py"), "--device", "cpu"]
+    done = subprocess.run([*command, "masked"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith("masked: 20 cases in ") and last == "20 cases ran on the native backend"
+    assert "no such operation: none" in subprocess.run([*command, "none"], capture_output=True, text=True).stderr

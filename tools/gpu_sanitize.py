@@ -1,6 +1,6 @@
 """A short run of every GPU kernel through the public operations: the program that compute-sanitizer watches.
 
-    python tools/gpu_sanitize.py [--backend native|triton] [--device cuda]
+    python tools/gpu_sanitize.py [--backend native|triton] [--device cuda] [OPERATION ...]
 
 Sizes are small (a sanitizer slows a kernel down many times) but reach every path: single points, tails, several blocks
 of threads, sizes beyond shared memory, unequal sizes, weights, batches, every gradient.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -202,19 +203,25 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backend", default="native", choices=["native", "triton"])
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("operations", nargs="*", metavar="OPERATION", help=f"of {', '.join(OPERATIONS)}; else all")
     options = parser.parse_args()
+    if unknown := set(options.operations) - set(OPERATIONS):
+        parser.error(f"no such operation: {', '.join(sorted(unknown))}")
     count = 0
     with ck.use_backend(options.backend):
-        for operation in OPERATIONS.values():
-            for name, run in operation(options.device):
+        for operation in options.operations or OPERATIONS:
+            began, before = time.monotonic(), count
+            for name, run in OPERATIONS[operation](options.device):
                 try:
                     run()
                 except Exception as error:
                     print(f"failed: {name}: {error}", flush=True)
                     return 1
                 count += 1
-    if options.device == "cuda":
-        torch.cuda.synchronize()
+            if options.device == "cuda":
+                torch.cuda.synchronize()
+            # A run that is stopped has said how far it came.
+            print(f"{operation}: {count - before} cases in {time.monotonic() - began:.0f} s", flush=True)
     print(f"{count} cases ran on the {options.backend} backend", flush=True)
     return 0
 
