@@ -94,6 +94,8 @@ def _adaptive_step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The state and its slope after a step, the estimate of its error, and all stages (…, stages)."""
     plain(y0, f0)
+    if f0.shape != y0.shape:
+        raise PassOn("a slope of another shape")  # which torchdiffeq refuses for most
     nodes, rows, weights, error = _numbers(tableau)
     t0, dt, t1 = (time.to(y0.dtype) for time in (t0, dt, t1))
     kept = None if torch.is_grad_enabled() else y0.new_empty((1 + len(rows), *y0.shape))
