@@ -47,9 +47,10 @@ class Plan:
     @functools.cached_property
     def network(self) -> Any:
         """What the extension's eager calls on the CPU take."""
-        return _C.MaskedNetwork(
-            self.gather, self.numbers, self.widths, self.n_steps, self.residual, self.shapes, self.masks
-        )
+        with torch.inference_mode(False):
+            return _C.MaskedNetwork(
+                self.gather, self.numbers, self.widths, self.n_steps, self.residual, self.shapes, self.masks
+            )
 
 
 @torch.compiler.disable
@@ -115,8 +116,8 @@ def _equal(mask: Tensor, other: Tensor) -> bool:
 
 
 def _made(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
-    """The plan, of tensors that outlive the transform of torch.func in which it may be made."""
-    with temporarily_clear_interpreter_stack():
+    """The plan, of tensors that outlive the transform of torch.func or the inference mode in which it may be made."""
+    with temporarily_clear_interpreter_stack(), torch.inference_mode(False):
         found = make_plan(_patterns(masks, weights), n_features, layout, residual, masks[0].device)
         if not masks[0].is_cpu:
             return found
@@ -156,7 +157,7 @@ def make_plan(patterns: Sequence[Tensor], n_features: int, layout: str, residual
 
 def output_rows(n_features: int, layout: str) -> Tensor:
     """(2 n): the output that holds log_scale and shift of each dimension, one after the other."""
-    index = torch.arange(n_features)
+    index = torch.arange(n_features, device="cpu")
     halves = (index, index + n_features) if layout.endswith("scale_shift") else (index + n_features, index)
     if layout.startswith("interleaved"):
         halves = (2 * index, 2 * index + 1) if layout.endswith("scale_shift") else (2 * index + 1, 2 * index)
@@ -176,7 +177,7 @@ def _patterns(masks: Sequence[Tensor], weights: bool) -> list[Tensor]:
 
 def _dependencies(patterns: Sequence[Tensor], residual: bool) -> Tensor:
     """(D, D) bool: whether row i's log_scale or shift depends on column j."""
-    reached = [torch.eye(patterns[0].shape[1])]
+    reached = [torch.eye(patterns[0].shape[1], dtype=torch.float32, device="cpu")]
     for number, pattern in enumerate(patterns):
         reach = pattern.float() @ reached[-1]
         if ends_a_block(number, len(patterns), residual):
@@ -190,7 +191,7 @@ def ends_a_block(number: int, n_layers: int, residual: bool) -> bool:
 
 
 def _steps_of_dimensions(dependencies: Tensor) -> Tensor:
-    steps = torch.full((len(dependencies),), -1)
+    steps = torch.full((len(dependencies),), -1, device="cpu")
     missing = dependencies.sum(1)
     step = 0
     while bool((steps < 0).any()):

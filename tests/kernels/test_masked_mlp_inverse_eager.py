@@ -163,6 +163,33 @@ def test_masked_inverse_of_masks_from_inside_a_transform():
     torch.testing.assert_close(inside, outside)
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_masked_inverse_trains_on_masks_first_seen_in_inference_mode(masked):
+    arguments = moved(Case(4, (6,)).draw(), torch.float64)
+    with torch.inference_mode():
+        if not masked:
+            for weight, mask in zip(arguments["weights"], arguments["masks"], strict=True):
+                weight.data.mul_(mask)
+            arguments["masks"] = None
+        assert masked_mlp_inverse(**arguments)[0].is_inference()
+    expected = results("reference", arguments)
+    torch.testing.assert_close(results("native", arguments)[:3], expected[:3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_masked_inverse_under_other_defaults(dtype):
+    arguments, before = Case(4, (6,)).draw(torch.float32), torch.get_default_dtype()
+    expected = masked_mlp_inverse(**arguments)
+    arguments["masks"] = [mask.clone() for mask in arguments["masks"]]
+    try:
+        torch.set_default_dtype(dtype)
+        with torch.device("meta"):
+            found = masked_mlp_inverse(**arguments)
+    finally:
+        torch.set_default_dtype(before)
+    assert all(map(torch.equal, found, expected))
+
+
 def test_masked_inverse_parameters_may_change_before_the_backward():
     drawn = Case(6, (8,), context=1).draw()
     expected = results("reference", moved(drawn, torch.float64))
