@@ -75,12 +75,15 @@ def version(library: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The commit of the working tree, with ``+`` where what is measured differs from it; None without git."""
+    """The commit of the working tree, with ``+`` where what is measured differs from it.
+
+    Without git, of a copy of the sources, it is what CGM_COMMIT says; None without that.
+    """
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
     except (OSError, subprocess.CalledProcessError):
-        return None
+        return os.environ.get("CGM_COMMIT")
     return head + ("+" if changed else "")
 
 

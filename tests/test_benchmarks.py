@@ -247,6 +247,17 @@ def test_a_commit_names_the_sources_only_where_nothing_differs_from_it(monkeypat
     assert not machine.names_sources(None)
 
 
+def test_a_copy_without_git_is_named_by_the_environment(monkeypatch):
+    def no_git(*arguments):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(machine, "_git", no_git)
+    monkeypatch.delenv("CGM_COMMIT", raising=False)
+    assert machine.commit() is None
+    monkeypatch.setenv("CGM_COMMIT", "abc")
+    assert machine.commit() == "abc"
+
+
 def test_facts_name_machine_versions_and_date():
     facts = machine.facts("cpu")
     assert facts["torch"] == torch.__version__

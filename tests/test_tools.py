@@ -13,6 +13,7 @@ import environment
 import fatbin
 import gpu_check
 import gpu_logs
+import gpu_parts
 import setup_env
 from environment import SetupProblem
 
@@ -175,6 +176,71 @@ def test_stages_are_recorded_beside_each_other(tmp_path):
     assert "| build | passed: built | 60 | today |" in table
     assert "| test | **failed**: 1 failed | 9 | today |" in table
     assert gpu_check.slug("NVIDIA H200") == "nvidia-h200"
+
+
+REPORT = '<testsuites><testsuite><testcase name="a"/>{}</testsuite></testsuites>'
+
+
+@pytest.fixture
+def tests_run(monkeypatch, tmp_path):
+    """The parts of the tests that the stage runs, 200 seconds each; those in ``failing`` have a failure."""
+    monkeypatch.setattr(gpu_check, "commit", lambda: "abc")
+    monkeypatch.setattr(gpu_check, "LOGS", tmp_path)
+    ran, clock, failing = [], [0.0], set()
+    monkeypatch.setattr(gpu_parts.time, "monotonic", lambda: clock[0])
+
+    def run(name, command, limit, **variables):
+        part = name.removeprefix("tests_")
+        assert variables["TRITON_INTERPRET"] == "0" and command[command.index("tests_run") :] == ["tests_run", part]
+        ran.append(part)
+        clock[0] += min(limit, 200)
+        if limit < 200:
+            return 124, ""
+        failure = '<testcase name="b"><failure/></testcase>' if part in failing else ""
+        (tmp_path / f"tests_{part}.xml").write_text(REPORT.format(failure))
+        return int(part in failing), ""
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    monkeypatch.setattr(gpu_check, "TESTS", {name: ["tests_run", name] for name in "abcd"})
+    monkeypatch.setattr(gpu_check.importlib.util, "find_spec", lambda name: None)
+    return ran, clock, failing
+
+
+def stage(tmp_path, clock):
+    clock[0] = 0.0
+    found = gpu_check.test(tmp_path)
+    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
+    gpu_check.record(tmp_path, facts, "test", found | {"seconds": 9, "date": "today"})
+    return found
+
+
+def test_the_test_stage_goes_on_where_it_stopped(tests_run, tmp_path):
+    ran, clock, failing = tests_run
+    failing.add("b")
+    found = stage(tmp_path, clock)
+    assert ran == ["a", "b", "c"] and not found["passed"]
+    assert found["summary"] == (
+        "2 passed, 1 failed, 0 skipped; b: 1 passed, 1 failed, 0 skipped; c: stopped: too slow; "
+        "not done: c, d; run again to go on"
+    )
+    again = stage(tmp_path, clock)
+    assert ran[3:] == ["c", "d"] and not again["passed"]
+    assert again["summary"] == "4 passed, 1 failed, 0 skipped; b: 1 passed, 1 failed, 0 skipped"
+
+
+def test_the_test_stage_begins_anew_on_other_sources(tests_run, tmp_path, monkeypatch):
+    ran, clock, _ = tests_run
+    for commit in ("abc", "def", None, None):
+        monkeypatch.setattr(gpu_check, "commit", lambda commit=commit: commit)
+        stage(tmp_path, clock)
+    assert ran == ["a", "b", "c"] * 4
+    monkeypatch.setattr(gpu_check, "commit", lambda: "abc")
+    stage(tmp_path, clock)
+    assert stage(tmp_path, clock) | {"summary": ""} == {
+        **{"passed": True, "summary": "", "commit": "abc"},
+        "parts": {name: stage(tmp_path, clock)["parts"][name] for name in "abcd"},
+    }
+    assert ran[12:] == ["a", "b", "c", "c", "d"]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import importlib.util
 import json
 import os
@@ -17,10 +18,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gpu_logs import judge, read_report
+from gpu_logs import TOO_SLOW, judge, read_report
+from gpu_parts import finished, run_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "gpu_check"
@@ -40,6 +44,16 @@ BENCHMARKS = (
     "flow_libraries",
 )
 """Those first whose rows decide what only a GPU tells: which way stacks of couplings, flows and divergences take."""
+LEAST_SECONDS = 30  # with less no part of the tests, or of the sanitizer's runs, begins
+TESTS = {
+    "native": ["tests/kernels", "-k", "not triton and not emulat"],
+    "triton": ["tests/kernels", "-k", "triton and not emulat"],
+    "rest": ["tests", "--ignore=tests/kernels", "--ignore=tests/models"],
+    "models": ["tests/models"],
+    "emulated": ["tests/kernels", "-k", "emulat"],
+}
+"""The tests by parts, and the arguments of pytest for each: what only a GPU tells first."""
+SANITIZED = ("coupling", "divergence", "stacks", "masked", "langevin", "sliced_ot")
 PASSES: dict[str, tuple[float, list[str]]] = {
     "headlines": (120, ["--headlines", "--without-compile"]),
     "all": (BENCH_SECONDS, []),
@@ -114,45 +128,68 @@ def build(_: Path) -> dict[str, Any]:
         "build", [sys.executable, "setup.py", "build_ext", "--inplace"], STAGE_SECONDS - 60, CGM_FORCE_CUDA="1"
     )
     if code != 0:
-        return {"passed": False, "summary": "stopped: too slow" if code == 124 else "the build failed"}
+        return {"passed": False, "summary": TOO_SLOW if code == 124 else "the build failed"}
     code, output = run("build_info", [sys.executable, "-m", "cgm_kernels"], 60)
     native = re.search(r"native on cuda: (.*)", output)
     passed = code == 0 and native is not None and native.group(1).strip() == "yes"
     return {"passed": passed, "summary": "built, loads" if passed else "built, but does not load", "build_info": output}
 
 
-def test(_: Path) -> dict[str, Any]:
-    """Every test, CUDA and Triton for real (never Triton's interpreter)."""
-    report = LOGS / "tests.xml"
+def test(results: Path) -> dict[str, Any]:
+    """Every test, CUDA and Triton for real (never Triton's interpreter), the native kernels first."""
+    found = in_parts("test", results, list(TESTS), LEAST_SECONDS, test_part)
+    counts: Counter[str] = Counter()
+    for one in found["parts"].values():
+        counts += Counter(one.get("counts", {}))
+    total = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
+    return found | {"summary": "; ".join([total, *([found["summary"]] if found["summary"] else [])])}
+
+
+def test_part(name: str, left: float) -> dict[str, Any]:
+    report = LOGS / f"tests_{name}.xml"
     report.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", "tests"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command += [f"--junitxml={report}", *TESTS[name]]
     if importlib.util.find_spec("xdist") is not None:
-        workers = max(1, min(8, (os.cpu_count() or 1) // 2))
-        command += ["-n", str(workers)]
-    code, _output = run("tests", command, STAGE_SECONDS, OMP_NUM_THREADS="2", TRITON_INTERPRET="0")
+        command += ["-n", str(max(1, min(8, (os.cpu_count() or 1) // 2)))]
+    if importlib.util.find_spec("pytest_timeout") is not None:
+        command += ["--timeout=150"]
+    code, _output = run(f"tests_{name}", command, left, OMP_NUM_THREADS="2", TRITON_INTERPRET="0")
     if not report.exists():
-        return {"passed": False, "summary": "stopped: too slow" if code == 124 else "pytest made no report"}
+        stopped = code == 124
+        return {"passed": False, "stopped": stopped, "summary": TOO_SLOW if stopped else "pytest made no report"}
     counts, skipped = read_report(report)
     summary = ", ".join(f"{counts[kind]} {kind}" for kind in ("passed", "failed", "skipped"))
-    return {"passed": code == 0 and not counts["failed"], "summary": summary, **counts, "skip_reasons": dict(skipped)}
+    passed = code == 0 and not counts["failed"]
+    return {"passed": passed, "summary": summary, "counts": dict(counts), "skip_reasons": dict(skipped)}
 
 
-def sanitize(_: Path) -> dict[str, Any]:
+def sanitize(results: Path) -> dict[str, Any]:
     """compute-sanitizer over a short run of every kernel; races are counted in our kernels only, not in torch's."""
     tool = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     if not os.access(tool, os.X_OK):
         return {"passed": True, "summary": "skipped: no compute-sanitizer here"}
-    findings: dict[str, Any] = {}
-    passed = True
-    for name in ("memcheck", "racecheck"):
-        # Without torch's caching allocator every tensor is an allocation of its own, and an overrun shows.
-        command = [tool, "--tool", name, "--target-processes", "all", sys.executable, "tools/gpu_sanitize.py"]
-        code, output = run(name, command, STAGE_SECONDS / 2, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-        found = judge(name, code, output)
-        passed &= found["passed"]
-        findings[name] = found
-    summary = "; ".join(f"{name}: {found['summary']}" for name, found in findings.items())
-    return {"passed": passed, "summary": summary, **findings}
+    parts = [f"{check} {operation}" for check in ("memcheck", "racecheck") for operation in SANITIZED]
+    found = in_parts("sanitize", results, parts, LEAST_SECONDS, functools.partial(sanitize_part, tool))
+    return found | {"summary": found["summary"] or f"no errors and no races in {', '.join(SANITIZED)}"}
+
+
+def sanitize_part(tool: str, name: str, left: float) -> dict[str, Any]:
+    check, operation = name.split()
+    # Without torch's caching allocator every tensor is an allocation of its own, and an overrun shows.
+    command = [tool, "--tool", check, "--target-processes", "all", sys.executable, "tools/gpu_sanitize.py", operation]
+    code, output = run(f"{check}_{operation}", command, left, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
+    return judge(check, code, output) | {"stopped": code == 124}
+
+
+def in_parts(
+    stage: str, results: Path, names: list[str], least: float, run_one: Callable[[str, float], dict[str, Any]]
+) -> dict[str, Any]:
+    """Runs the parts of a stage that are not finished, as far as its time goes."""
+    now = commit()
+    found, summary = run_parts(names, STAGE_SECONDS, least, run_one, finished(stored(results).get(stage, {}), now))
+    passed = all(name in found and found[name]["passed"] for name in names)
+    return {"passed": passed, "summary": summary, "commit": now, "parts": found}
 
 
 def bench(results: Path) -> dict[str, Any]:
@@ -171,7 +208,7 @@ def bench(results: Path) -> dict[str, Any]:
         code, output = run(f"bench_{name}_{which}", command, seconds + ROW_SECONDS)
         outputs[f"{name} {which}"] = output[-4000:]
         if code != 0:
-            failed.append(f"{name} stopped: too slow" if code == 124 else f"{name} failed")
+            failed.append(f"{name} {TOO_SLOW}" if code == 124 else f"{name} failed")
         elif rest := re.search(r"time is up: (.*)", output):
             states.append(f"{name}: {rest.group(1)}")
         else:
@@ -188,10 +225,15 @@ def bench(results: Path) -> dict[str, Any]:
 
 def finished_earlier(results: Path) -> list[str]:
     """The parts of the stage that an earlier run of this commit finished."""
-    path, now = results / "gpu_check.json", commit()
-    earlier = json.loads(path.read_text(encoding="utf-8"))["stages"].get("bench", {}) if path.exists() else {}
+    earlier, now = stored(results).get("bench", {}), commit()
     parts = earlier.get("finished", []) if now is not None and earlier.get("commit") == now else []
     return [part for part in parts if (results / f"{part.split()[0]}.json").exists()]
+
+
+def stored(results: Path) -> dict[str, Any]:
+    """What the stages found last."""
+    path = results / "gpu_check.json"
+    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
 
 
 def commit() -> str | None:

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+TOO_SLOW = "stopped: too slow"
+
 
 def read_report(path: Path) -> tuple[Counter[str], Counter[str]]:
     """How many tests passed, failed and were skipped, and why they were skipped."""
@@ -29,7 +31,7 @@ def judge(tool: str, code: int, output: str) -> dict[str, Any]:
     """What a compute-sanitizer log says: any memory error fails, and any race that names one of our kernels."""
     cases = re.search(r"^\d+ cases ran.*$", output, re.MULTILINE)
     if cases is None:
-        why = "stopped: too slow" if code == 124 else "the run itself failed"
+        why = TOO_SLOW if code == 124 else "the run itself failed"
         return {"passed": False, "summary": why}
     reports = [line.removeprefix("=========").strip() for line in output.splitlines() if line.startswith("=========")]
     if tool == "racecheck":
