@@ -74,7 +74,7 @@ def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, r
         if kept_versions == versions and all(r() is mask for r, mask in zip(references, masks, strict=True)):
             return found
     made = _made(masks, n_features, layout, weights, residual)
-    _keep(key, (made, [weakref.ref(mask) for mask in masks], versions))
+    _keep(key, masks, made, versions)
     return made
 
 
@@ -84,15 +84,20 @@ def last_plan(masks: Sequence[Tensor], n_features: int, layout: str, residual: b
     return None if kept is None else kept[0]
 
 
-_plans: OrderedDict[tuple, tuple] = OrderedDict()  # a plan, and away from the CPU what shows that it is right
+# A plan, the masks by which it was asked for, and away from the CPU the versions that show that it is right.
+_plans: OrderedDict[tuple, tuple[Plan, list[weakref.ref[Tensor]], list | None]] = OrderedDict()
 
 
 def _key(masks: Sequence[Tensor], n_features: int, layout: str, residual: bool) -> tuple:
     return (tuple(map(id, masks)), n_features, layout, residual)
 
 
-def _keep(key: tuple, value: tuple) -> None:
-    _plans[key] = value
+def _keep(key: tuple, masks: Sequence[Tensor], made: Plan, versions: list | None) -> None:
+    """A plan takes more memory than its masks: what those that are gone have left goes when the next one is made."""
+    _plans[key] = (made, [weakref.ref(mask) for mask in masks], versions)
+    for other, (_, references, _) in list(_plans.items()):
+        if any(reference() is None for reference in references):
+            _plans.pop(other, None)
     with contextlib.suppress(KeyError):  # another thread was first
         _plans.move_to_end(key)
         while len(_plans) > _KEPT_PLANS:
@@ -103,11 +108,11 @@ def _compared(masks: Sequence[Tensor], n_features: int, layout: str, weights: bo
     current = [mask.detach() != 0 for mask in masks] if weights else list(masks)
     key = _key(masks, n_features, layout, residual)
     if (kept := _plans.get(key)) is not None:
-        found: Plan = kept[0]
+        found = kept[0]
         if (_C is not None and found.network.is_of(current)) or all(map(_equal, found.masks, current)):
             return found
     made = _made(current, n_features, layout, weights, residual)
-    _keep(key, (made,))
+    _keep(key, masks, made, None)
     return made
 
 

@@ -1,12 +1,14 @@
 """What eager calls of the masked inverse ask of the extension: its own node, kept plans, tiles, threads and hooks."""
 
 import concurrent.futures
+import weakref
 
 import pytest
 import torch
 
 import cgm_kernels
 from cgm_kernels import masked_mlp_inverse
+from cgm_kernels.coupling.masked_plan import last_plan
 from tests.support.masked import ACTIVATIONS, Case
 from tests.support.tolerances import assert_as_accurate
 
@@ -174,6 +176,19 @@ def test_masked_inverse_trains_on_masks_first_seen_in_inference_mode(masked):
         assert masked_mlp_inverse(**arguments)[0].is_inference()
     expected = results("reference", arguments)
     torch.testing.assert_close(results("native", arguments)[:3], expected[:3])
+
+
+def test_masked_inverse_plans_go_with_their_masks():
+    arguments = Case(5, (9,)).draw()
+    kept = list(arguments["masks"])
+    masked_mlp_inverse(**arguments)
+    for _ in range(3):
+        masks = [mask.clone() for mask in kept]
+        masked_mlp_inverse(**{**arguments, "masks": masks})
+        made = weakref.ref(last_plan(masks, 5, "scale_shift", False))
+        masks = None
+        masked_mlp_inverse(**Case(3, (4,)).draw())
+        assert made() is None and last_plan(kept, 5, "scale_shift", False) is not None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
