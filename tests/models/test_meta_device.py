@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from cgm_models import cnf, ebm, flows
+from cgm_models import cnf, ebm, flows, transport
 
 IMAGE = (3, 4, 4)
 FLOWS = {
@@ -95,3 +95,12 @@ def test_features_built_without_numbers_are_whole_again(shape, feature):
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(model.features(x), expected.features(x))
     assert model.features.n_features == expected.features.n_features
+
+
+def test_the_neural_flow_built_without_numbers_sees_the_times_again():
+    def build():
+        return transport.NeuralSlicedWassersteinFlow((2,), hidden_features=(8,), n_frequencies=2)
+
+    model, expected = check_loaded(build, build())
+    samples = (one.sample(3, generator=torch.Generator().manual_seed(0), time=5.0) for one in (model, expected))
+    assert torch.equal(*samples)

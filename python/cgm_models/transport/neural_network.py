@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nets import MLP
+from ..nets.constants import register_constant
 
 
 class VelocityNetwork(nn.Module):
@@ -27,8 +28,9 @@ class VelocityNetwork(nn.Module):
         super().__init__()
         n_features = 2 * (1 + 2 * n_frequencies) + context_dim
         self.mlp = MLP(dim, dim, hidden_features, context_dim=n_features, activation=activation)
-        angles = math.pi * torch.arange(1, n_frequencies + 1, dtype=torch.get_default_dtype())
-        self.register_buffer("frequencies", angles, persistent=False)
+        register_constant(
+            self, "frequencies", lambda: math.pi * torch.arange(1, n_frequencies + 1, dtype=torch.get_default_dtype())
+        )
 
     def features(self, w: Tensor, u: Tensor, context: Tensor | None = None) -> Tensor:
         times = torch.stack((w - 1.0, u), 1)
