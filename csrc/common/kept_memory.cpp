@@ -92,8 +92,9 @@ Waiting& waiting() {
 
 void* try_memory(size_t bytes) { return ::operator new(bytes, std::align_val_t(page), std::nothrow); }
 
-// Where there is no memory, what waits is given back first; the error is that of PyTorch's own allocator.
-Block* fresh(size_t bytes) {
+// Where there is no memory, what waits is given back first; the error is that of PyTorch's own allocator. Only the
+// pages that are `used` whole are asked to be large: what nobody touches of the last one then takes no memory.
+Block* fresh(size_t bytes, [[maybe_unused]] size_t used) {
   void* memory = try_memory(bytes);
   for (Block* waits; memory == nullptr && (waits = waiting().any()) != nullptr;) {
     release(waits);
@@ -102,7 +103,7 @@ Block* fresh(size_t bytes) {
   TORCH_CHECK(memory != nullptr, "DefaultCPUAllocator: can't allocate memory: you tried to allocate ", bytes,
               " bytes.");
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  madvise(memory, bytes, MADV_HUGEPAGE);  // advice only
+  if (used >= page) madvise(memory, used / page * page, MADV_HUGEPAGE);  // advice only
 #endif
   return new Block{memory, bytes};
 }
@@ -112,7 +113,7 @@ class Recycling final : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     const size_t rounded = (bytes / page + (bytes % page != 0)) * page;
     Block* block = waiting().take(rounded);
-    if (block == nullptr) block = fresh(rounded);
+    if (block == nullptr) block = fresh(rounded, bytes);
     return {block->memory, block, [](void* given) { waiting().give(static_cast<Block*>(given)); }, at::kCPU};
   }
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
