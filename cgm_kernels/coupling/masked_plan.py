@@ -61,19 +61,20 @@ def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, r
     while it has its memory and its version: what writes through ``.data`` changes neither. Weights, which optimisers
     write to in this way, and inference tensors, which count no versions, have their plan made anew there.
     """
+    rest = n_features, layout, weights, residual
     if any(map(torch._C._functorch.is_functorch_wrapped_tensor, masks)):
-        return make_plan(_patterns(masks, weights), n_features, layout, residual, masks[0].device)
+        return _made([_unmapped(number, mask, weights) for number, mask in enumerate(masks)], *rest)
     if all(mask.is_cpu for mask in masks):
-        return _compared(masks, n_features, layout, weights, residual)
+        return _compared(masks, *rest)
     if weights or any(mask.is_inference() for mask in masks):
-        return _made(masks, n_features, layout, weights, residual)
+        return _made(masks, *rest)
     key = ("elsewhere", *_key(masks, n_features, layout, residual))
     versions = [(mask._version, mask.data_ptr(), mask.device) for mask in masks]
     if (kept := _plans.get(key)) is not None:
         found, references, kept_versions = kept
         if kept_versions == versions and all(r() is mask for r, mask in zip(references, masks, strict=True)):
             return found
-    made = _made(masks, n_features, layout, weights, residual)
+    made = _made(masks, *rest)
     _keep(key, masks, made, versions)
     return made
 
@@ -118,6 +119,26 @@ def _compared(masks: Sequence[Tensor], n_features: int, layout: str, weights: bo
 
 def _equal(mask: Tensor, other: Tensor) -> bool:
     return mask.dtype is other.dtype and mask.shape == other.shape and torch.equal(mask, other)
+
+
+def _unmapped(number: int, mask: Tensor, weights: bool) -> Tensor:
+    """What is inside of torch.func's transforms, the same for all that vmap maps over: models stacked with masks."""
+    functorch, dims = torch._C._functorch, []
+    while functorch.is_functorch_wrapped_tensor(mask):
+        dims += [functorch.maybe_get_bdim(mask)] if functorch.is_batchedtensor(mask) else []
+        mask = functorch.get_unwrapped(mask)
+    with temporarily_clear_interpreter_stack():
+        values = mask.detach()
+        for place, dim in enumerate(reversed(dims)):  # the outermost transform sees the fewest dimensions
+            values = values.movedim(place + dim, place)
+        if dims:
+            values = values.flatten(0, len(dims) - 1)
+            patterns = values != 0 if weights else values
+            if not torch.equal(patterns, patterns[:1].expand_as(patterns)):
+                name = f"the zeros of weights[{number}]" if weights else f"masks[{number}]"
+                raise ValueError(f"{name} must be the same in all that torch.func.vmap maps over")
+            values = values[0]
+        return values
 
 
 def _made(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:

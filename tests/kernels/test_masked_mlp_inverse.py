@@ -152,6 +152,38 @@ def test_masked_inverse_functional_transforms(backend, device):
             torch.func.jvp(loss, (y, weight), tuple(tangents))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("with_masks", [True, False])
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_of_networks_stacked_twice(backend, device, with_masks):
+    """torch.func.vmap, nested, over networks whose masks, or zeros, are stacked with them."""
+    arguments, several = CASES[2].draw(device=device), (2, 3)
+    masks = arguments["masks"]
+    factors = torch.rand(several, dtype=torch.float64, device=device) + 0.5
+    weights = [factors[..., None, None] * weight for weight in arguments["weights"]]
+    if not with_masks:
+        weights = [weight * mask for weight, mask in zip(weights, masks, strict=True)]
+    stacked = [mask.expand(*several, *mask.shape) if with_masks else factors for mask in masks]
+
+    def one(weights, masks):
+        return run(backend, {**arguments, "weights": weights, "masks": masks if with_masks else None})
+
+    found = torch.func.vmap(torch.func.vmap(one), in_dims=(1, 1), out_dims=1)(weights, stacked)
+    for i in range(2):
+        for j in range(3):
+            expected = one([weight[i, j] for weight in weights], masks)
+            for ours, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(ours[i, j], other)
+
+
+@pytest.mark.parametrize("backend, device", FUSED)
+def test_masked_inverse_refuses_other_masks_for_each_network(backend, device):
+    arguments = CASES[2].draw(device=device)
+    stacked = [torch.stack([mask, 0 * mask]) for mask in arguments["masks"]]
+    with pytest.raises(ValueError, match=r"masks\[0\] must be the same in all that torch.func.vmap maps over"):
+        torch.func.vmap(lambda *masks: run(backend, {**arguments, "masks": list(masks)}))(*stacked)
+
+
 @pytest.mark.parametrize("backend, device", RUNNING)
 def test_masked_inverse_empty_and_strided(backend, device):
     arguments = CASES[5].draw(device=device)

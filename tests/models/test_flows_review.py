@@ -7,7 +7,7 @@ import torch
 import torch.nn.utils.prune
 
 from cgm_models.cnf import FFJORD, OTFlow
-from cgm_models.flows import MAF, Composition, Flow, Glow, RealNVP, transform
+from cgm_models.flows import IAF, MAF, Composition, Flow, Glow, RealNVP, transform
 from cgm_models.flows.coupling import AffineCoupling
 from cgm_models.flows.planar import Planar
 from cgm_models.nets import MLP
@@ -130,8 +130,9 @@ def test_large_conditionings_are_not_held_together(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
-def test_several_models_at_once_by_torch_func():
-    flows = [RealNVP(dim=2, n_layers=2).eval() for _ in range(3)]
+@pytest.mark.parametrize("family", [RealNVP, MAF, IAF])
+def test_several_models_at_once_by_torch_func(family):
+    flows = [family(dim=2, n_layers=2).eval() for _ in range(3)]
     x = torch.randn(5, 2)
     with torch.no_grad():
         for number, flow in enumerate(flows):
