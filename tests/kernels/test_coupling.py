@@ -8,6 +8,7 @@ import torch
 import cgm_kernels
 from tests.support.backends import fused, running
 from tests.support.coupling import CASES, EVENT_CASES, LARGE_CASES, SCALES, Case, results
+from tests.support.levels import simd_level
 from tests.support.tolerances import assert_as_accurate
 
 NATIVE = [pair for pair in fused() if "native" in pair.id]
@@ -44,18 +45,9 @@ def test_large_values_and_gradients(case, pair, dtype):
 @pytest.mark.parametrize("pair", NATIVE)
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_every_simd_level(level, pair):
-    from cgm_kernels._extension import _C
-
-    levels = ("baseline", "avx2", "avx512")
-    present, supported = (_C.build_info()[key] for key in ("simd", "simd_supported"))
-    if levels.index(level) > levels.index(supported):
-        pytest.skip(f"this CPU does not support {level}")
-    try:
-        _C.set_cpu_level(levels.index(level))
+    with simd_level(level):
         for case in [*CASES, *EVENT_CASES]:
             assert_accurate(case, *pair, torch.float32)
-    finally:
-        _C.set_cpu_level(levels.index(present))
 
 
 @pytest.mark.parametrize("pair", [pair for pair in running() if "triton" not in pair.id])

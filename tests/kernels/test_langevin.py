@@ -10,6 +10,7 @@ from cgm_kernels.langevin import noise_state
 from cgm_kernels.philox import noise_words
 from tests.support.backends import fused, running
 from tests.support.langevin import CASES, KEY, LARGE_CASES, STEP, Case, state
+from tests.support.levels import simd_level
 from tests.support.tolerances import assert_as_accurate
 
 NATIVE = [pair for pair in fused() if "native" in pair.id]
@@ -43,19 +44,10 @@ def test_large_step(case, pair, dtype):
 @pytest.mark.parametrize("pair", NATIVE)
 @pytest.mark.parametrize("level", ["baseline", "avx2"])
 def test_every_simd_level(level, pair):
-    from cgm_kernels._extension import _C
-
-    levels = ("baseline", "avx2", "avx512")
-    present, supported = (_C.build_info()[key] for key in ("simd", "simd_supported"))
-    if levels.index(level) > levels.index(supported):
-        pytest.skip(f"this CPU does not support {level}")
-    try:
-        _C.set_cpu_level(levels.index(level))
+    with simd_level(level):
         for case in [*CASES, LARGE_CASES[1], LARGE_CASES[2]]:
             for dtype in (torch.float32, torch.float64):
                 assert_accurate(case, *pair, dtype)
-    finally:
-        _C.set_cpu_level(levels.index(present))
 
 
 @pytest.mark.parametrize("pair", running())

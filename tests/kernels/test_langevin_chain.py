@@ -25,6 +25,7 @@ from tests.support.chains import (
     run,
     state_of,
 )
+from tests.support.levels import simd_level
 from tests.support.tolerances import assert_as_accurate
 
 
@@ -194,16 +195,7 @@ def test_chain_of_any_size(dims, chains, n_components, n_steps, spread, hidden, 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 @CPU_NATIVE
 def test_chain_at_every_level(level):
-    from cgm_kernels._extension import _C
-
-    levels = ("baseline", "avx2", "avx512")
-    info = _C.build_info()
-    if levels.index(level) > levels.index(info["simd_supported"]):
-        pytest.skip(f"this CPU does not support {level}")
-    try:
-        _C.set_cpu_level(levels.index(level))
+    with simd_level(level):
         for name in ENERGIES:
             test_chain_is_the_loop_of_its_definition(name, "native", "cpu")
             test_chain_accuracy_in_float32(name, "native", "cpu")
-    finally:
-        _C.set_cpu_level(levels.index(info["simd"]))

@@ -11,6 +11,7 @@ from cgm_kernels import masked_mlp_inverse
 from cgm_kernels.coupling import masked_reference, reference, scales
 from cgm_kernels.coupling.masked_plan import output_rows
 from tests.support.backends import fused, running
+from tests.support.levels import simd_level
 from tests.support.masked import CASES, Case
 from tests.support.tolerances import assert_as_accurate
 
@@ -233,21 +234,12 @@ def test_masked_inverse_follows_changed_masks():
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 @pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
 def test_masked_inverse_at_every_level(level):
-    from cgm_kernels._extension import _C
-
-    levels = ("baseline", "avx2", "avx512")
-    info = _C.build_info()
-    if levels.index(level) > levels.index(info["simd_supported"]):
-        pytest.skip(f"this CPU does not support {level}")
-    try:
-        _C.set_cpu_level(levels.index(level))
+    with simd_level(level):
         for case in CASES[4:8]:
             drawn = case.draw(torch.float32)
             exact, eager = (run("reference", cast(drawn, kind)) for kind in (torch.float64, torch.float32))
             for ours, *others in zip(run("native", drawn), exact, eager, strict=True):
                 assert_as_accurate(ours, *others)
-    finally:
-        _C.set_cpu_level(levels.index(info["simd"]))
 
 
 @pytest.mark.parametrize("backend, device", FUSED)

@@ -9,6 +9,7 @@ import torch
 import cgm_kernels
 from cgm_kernels import masked_mlp_inverse
 from cgm_kernels.coupling.masked_plan import last_plan
+from tests.support.levels import simd_level
 from tests.support.masked import ACTIVATIONS, Case
 from tests.support.tolerances import assert_as_accurate
 
@@ -66,21 +67,12 @@ def test_masked_inverse_many_tiles_and_threads(case, threads):
 
 @pytest.mark.parametrize("level", ["baseline", "avx2", "avx512"])
 def test_masked_inverse_gradients_at_every_level(level):
-    from cgm_kernels._extension import _C
-
-    levels = ("baseline", "avx2", "avx512")
-    info = _C.build_info()
-    if levels.index(level) > levels.index(info["simd_supported"]):
-        pytest.skip(f"this CPU does not support {level}")
-    try:
-        _C.set_cpu_level(levels.index(level))
+    with simd_level(level):
         for case in LARGE:
             drawn = case.draw()
             expected = results("reference", moved(drawn, torch.float64))
             for ours, exact in zip(results("native", moved(drawn, torch.float64)), expected, strict=True):
                 torch.testing.assert_close(ours, exact, rtol=1e-9, atol=1e-9)
-    finally:
-        _C.set_cpu_level(levels.index(info["simd"]))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

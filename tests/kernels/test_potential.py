@@ -9,6 +9,7 @@ from torch.library import opcheck
 import cgm_kernels
 from cgm_kernels import potential_value
 from tests.support.backends import fused, running
+from tests.support.levels import LEVELS, simd_level
 from tests.support.potentials import CASES, LARGE_CASES, Case, cast, leaves, results, run
 from tests.support.tolerances import assert_as_accurate
 
@@ -16,7 +17,6 @@ RUNNING, FUSED = (
     [pytest.param(*pair.values[0], id=pair.id, marks=pair.marks) for pair in pairs] for pairs in (running(), fused())
 )
 DTYPES = (torch.float32, torch.float64)
-LEVELS = ("baseline", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("backend, device", RUNNING)
@@ -165,18 +165,10 @@ def test_potential_divergence_bad_rows_stay_alone(bad, backend, device):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
 def test_potential_divergence_at_every_level(level):
-    from cgm_kernels._extension import _C
-
-    info = _C.build_info()
-    if LEVELS.index(level) > LEVELS.index(info["simd_supported"]):
-        pytest.skip(f"this CPU does not support {level}")
     drawn = Case(5, 37, 3, rows=70, context=2).draw(torch.float32)
     exact, eager = (results("reference", cast(drawn, kind)) for kind in (torch.float64, torch.float32))
-    try:
-        _C.set_cpu_level(LEVELS.index(level))
+    with simd_level(level):
         found = results("native", cast(drawn, torch.float32))
-    finally:
-        _C.set_cpu_level(LEVELS.index(info["simd"]))
     for ours, *others in zip(found, exact, eager, strict=True):
         assert_as_accurate(ours, *others)
 

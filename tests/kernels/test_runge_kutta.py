@@ -11,11 +11,11 @@ from cgm_kernels._extension import _C
 from cgm_kernels.divergence.runge_kutta import runge_kutta_error, runge_kutta_update
 from tests.support.backends import running
 from tests.support.called import made_by
+from tests.support.levels import LEVELS, simd_level
 from tests.support.runge_kutta import COEFFICIENTS, draw, plain, plain_error
 from tests.support.tolerances import assert_as_accurate
 
 NATIVE = [pair for pair in running() if pair.id == "native-cpu"]
-LEVELS = ("baseline", "avx2", "avx512")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -63,22 +63,18 @@ def test_error_norm(shape, count, layout, pair, dtype):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("elements", [1, 1023, 1025, 70_001])
 def test_levels_threads_and_ends_of_tiles(elements, level, pair):
-    info = _C.build_info()
-    if LEVELS.index(level) > LEVELS.index(info["simd_supported"]):
-        pytest.skip(f"this CPU does not support {level}")
     threads, norms = torch.get_num_threads(), []
     for layout in ("dense", "stacked"):
         y, *stages = draw(elements, count=4, dtype=torch.float32, layout=layout)
         exact = plain(y.double(), [k.double() for k in stages], 0.1)
         try:
-            _C.set_cpu_level(LEVELS.index(level))
             for count in (1, 2):
                 torch.set_num_threads(count)
-                found = runge_kutta_update(y, stages, COEFFICIENTS[:4], 0.1)
-                torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
-                norms.append(runge_kutta_error(y, found, stages, COEFFICIENTS[:4], 0.1, 1e-2, 1e-3).item())
+                with simd_level(level):
+                    found = runge_kutta_update(y, stages, COEFFICIENTS[:4], 0.1)
+                    torch.testing.assert_close(found.double(), exact, rtol=1e-6, atol=1e-6)
+                    norms.append(runge_kutta_error(y, found, stages, COEFFICIENTS[:4], 0.1, 1e-2, 1e-3).item())
         finally:
-            _C.set_cpu_level(LEVELS.index(info["simd"]))
             torch.set_num_threads(threads)
     assert len(set(norms)) == 1
     expected = plain_error(y.double(), exact, [k.double() for k in stages], 0.1).item()
