@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from benchmarks import machine
 from cgm_models.cnf import NotConvergedError
 
 from . import page, problems, results, runner, timing
@@ -35,11 +36,20 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from here", file=sys.stderr)
         return 130
-    for configuration in configurations if chosen.times else []:
-        if results.read(configuration).runs:
-            timing.measure(configuration)
-    page.write()
+    if chosen.times:
+        _time(configurations)
+    page.write(drawn=not chosen.times)
     return 0
+
+
+def _time(configurations: list[Configuration]) -> None:
+    go = machine.facts("cpu")
+    for configuration in configurations:
+        if results.read(configuration).runs:
+            found = timing.measure(configuration, go)
+            print(
+                f"{configuration.name}: a step {found.step_seconds} s, samples {found.sampling_seconds} s", flush=True
+            )
 
 
 def _train(configurations: list[Configuration], most_seeds: int | None) -> None:

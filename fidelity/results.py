@@ -31,11 +31,19 @@ class Run:
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians: of a step of the training, and of drawing as many samples as the problem asks for."""
+    """Medians: of a step of the training, and of drawing as many samples as the problem asks for.
+
+    ``machine`` is that of the whole go, as it was when the first model of it was timed.
+    """
 
     step_seconds: float
     sampling_seconds: float
     machine: dict[str, Any]
+
+    @property
+    def go(self) -> tuple[str, str, str]:
+        """What tells a go from another: its date, commit and device."""
+        return self.machine["date"], str(self.machine["commit"]), self.machine["device"]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How long a step and a sample take, of all models in one go, so that they can be compared."""
+"""How long a step and a sample take. Times of one go, and those alone, can be compared."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from benchmarks import machine
 from cgm_models.model import load
 
 from . import problems, results, runner
@@ -19,10 +19,13 @@ from .results import Timing
 _STEPS, _DRAWS = 20, 3
 
 
-def measure(configuration: Configuration) -> Timing:
-    """Time the steps of a new model, and the samples of the published one; the result is stored."""
+def measure(configuration: Configuration, go: dict[str, Any]) -> Timing:
+    """Time the steps of a new model, and the samples of the published one; the result is stored.
+
+    ``go`` are the facts of the machine at the beginning of the run, which tell its times from those of another.
+    """
     draws = _median(_sampling(configuration), _DRAWS)
-    timing = Timing(round(_median(_stepping(configuration), _STEPS), 6), round(draws, 6), machine.facts("cpu"))
+    timing = Timing(round(_median(_stepping(configuration), _STEPS), 6), round(draws, 6), go)
     results.write(configuration, replace(results.read(configuration), timing=timing))
     return timing
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cgm_models.model import load
+from fidelity import __main__ as command
 from fidelity import configuration, page, problems, results
 from fidelity.annealed import is_annealed
 
@@ -61,6 +62,29 @@ def test_results_are_of_the_configurations_as_they_are():
 
 def test_the_page_shows_the_results():
     assert page.PAGE.read_text(encoding="utf-8") == page.render()
+
+
+def timed(date, load):
+    facts = {"device": "a processor", "commit": "abc", "date": f"2026-11-{date}T10:00:00", "load_average": load}
+    return results.Timing(0.01, 0.1, facts)
+
+
+def test_times_of_one_go_are_said_to_be_so_and_those_of_several_are_marked():
+    one, other = timed("21", [8.0, 8.0, 8.0]), timed("22", None)
+    said = page._goes([one, one])
+    assert said == "taken in one go (a processor, 2026-11-21T10:00, commit abc, load average 8.0 before it)"
+    assert page._mark(page._marks([one, one]), one) == ""
+    said = page._goes([other, one, other])
+    assert "in 2 goes" in said and said.index("[1] a processor, 2026-11-21") < said.index("[2] a processor, 2026-11-22")
+    assert page._mark(page._marks([other, one]), other) == "[2] "
+    assert page._goes([]) == "not taken yet"
+
+
+def test_all_models_that_are_timed_at_once_have_one_go(monkeypatch):
+    goes = []
+    monkeypatch.setattr(command.timing, "measure", lambda c, go: goes.append(go) or timed("21", None))
+    command._time(ALL[:3])
+    assert len(goes) == 3 and all(go is goes[0] for go in goes)
 
 
 def test_a_conditional_problem_scores_the_truth_zero():
