@@ -22,6 +22,7 @@ from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 from .._extension import _C
+from . import masked_graph
 
 _KEPT_PLANS = 256
 
@@ -53,7 +54,6 @@ class Plan:
             )
 
 
-@torch.compiler.disable
 def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
     """The plan of ``masks``, made when they are first seen or have changed; with ``weights`` their zeros are the mask.
 
@@ -61,6 +61,13 @@ def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, r
     while it has its memory and its version: what writes through ``.data`` changes neither. Weights, which optimisers
     write to in this way, and inference tensors, which count no versions, have their plan made anew there.
     """
+    if torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active():
+        return Plan(*masked_graph.planned(masks, n_features, layout, weights, residual))
+    return _found(masks, n_features, layout, weights, residual)
+
+
+@torch.compiler.disable
+def _found(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool) -> Plan:
     rest = n_features, layout, weights, residual
     if any(map(torch._C._functorch.is_functorch_wrapped_tensor, masks)):
         return _made([_unmapped(number, mask, weights) for number, mask in enumerate(masks)], *rest)
@@ -77,6 +84,16 @@ def plan(masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, r
     made = _made(masks, *rest)
     _keep(key, masks, made, versions)
     return made
+
+
+@torch.library.impl(masked_graph.OPERATOR, "default")
+def _planned(
+    masks: Sequence[Tensor], n_features: int, layout: str, weights: bool, residual: bool
+) -> tuple[Tensor, list[Tensor], Tensor]:
+    """Copies, whose memory a graph may use for other things."""
+    found = _found(masks, n_features, layout, weights, residual)
+    numbers = masked_graph.padded(found.numbers, n_features, found.n_steps, len(masks))
+    return found.gather.clone(), [unit.clone() for unit in found.units], numbers
 
 
 def last_plan(masks: Sequence[Tensor], n_features: int, layout: str, residual: bool) -> Plan | None:
