@@ -1,4 +1,5 @@
-"""The benchmarks: the name of one measures it, ``table`` fills the README, ``check`` judges stored results."""
+"""The benchmarks: the name of one measures it, ``table`` writes what follows from stored results, ``check`` judges
+them."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     for name in registry.NAMES:
         _measure(commands.add_parser(name, help=f"measure {name}"), registry.find(name))
-    table = commands.add_parser("table", help="render the README's tables from the stored results")
+    table = commands.add_parser("table", help="render pages and the README's tables from the stored results")
     table.add_argument("--readme", type=Path, default=machine.ROOT / "README.md")
     check = commands.add_parser("check", help="judge stored results by the targets")
     check.add_argument("results", type=Path, nargs="+", help="JSON files of runs")
@@ -45,6 +46,8 @@ def _measure(measure: argparse.ArgumentParser, benchmark: Benchmark) -> None:
     compiled = "leave torch.compile out; a run with --resume and without this measures its rows again"
     measure.add_argument("--without-compile", action="store_true", help=compiled)
     measure.add_argument("--seconds", type=float, help="begin no further row once this much time has passed")
+    add = "put these sizes, each with its date and commit, into the results of an earlier full run of the same settings"
+    measure.add_argument("--add", action="store_true", help=add)
     measure.add_argument("--resume", action="store_true", help="keep what an interrupted run like this one measured")
     measure.add_argument("--check", action="store_true", help="exit with 1 when a target is missed")
 
@@ -59,9 +62,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fill(page: Path, results: Path = report.RESULTS) -> int:
-    """Puts the tables of all full runs into the README; 1 with the reason where there is none or no marker."""
+    """Renders the pages of all full runs, and their tables in the README; 1 with the reason where there is none or no
+    marker."""
     text, tables = page.read_text(encoding="utf-8"), {}
     for name in registry.NAMES:
+        for path in results.glob(f"*/{name}.json"):
+            report.render(path)
         table = readme.tables(name, results)
         if table:
             tables[name] = table

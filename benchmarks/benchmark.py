@@ -126,6 +126,8 @@ class Benchmark:
         axis, axis_title, curve: the plot is over the numbers named ``axis``; where several groups of cells have equally
             many, it shows ``curve``. Without two sizes there is no plot.
         libraries: distributions that the table names with their versions.
+        environments: of kinds whose rows are measured in a process of their own, on a CPU alone: its variables.
+        note: what a reader of the headlines has to know about them.
         tiny, memory_cells, output_bytes: cells of which peak memory is measured, after a call of their kind at
             ``tiny``, and the size of the outputs in a mode, which does not count.
     """
@@ -153,6 +155,8 @@ class Benchmark:
     axis_title: str = "n"
     curve: Cell = field(default_factory=dict)
     libraries: Sequence[str] = ()
+    environments: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    note: str = ""
     tiny: Cell = field(default_factory=dict)
     memory_cells: Sequence[Cell] = ()
     output_bytes: Callable[[Cell, str], int] = lambda cell, mode: 0
@@ -182,6 +186,10 @@ class Benchmark:
         return ", ".join(
             self.kinds[value] if key == "kind" else self.sizes[key].format(value) for key, value in cell.items()
         )
+
+    def environment(self, cell: Cell) -> Mapping[str, str]:
+        """The variables that a process measuring the cell must have begun with."""
+        return self.environments.get(cell.get("kind", ""), {})
 
     def primary(self, row: dict[str, Any]) -> str:
         """The one of ours that a row is judged by: the first measured one."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-LAYERS = {"RealNVP": 8, "MAF": 3}  # the families that all of them have
-SPLINE_LAYERS, SPLINE_BINS, SPLINE_BOUND = 4, 8, 5.0  # of nflows, in couplings as ours
+LAYERS = {"RealNVP": 8, "MAF": 3}  # the families of the headlines
+DEPTHS = {
+    **LAYERS, "NICE": 8, "NeuralSplineFlow": 4, "IAF": 3, "MADE": 1, "PlanarFlow": 16, "RadialFlow": 16,
+}  # fmt: skip
+SPLINE_BINS, SPLINE_BOUND = 8, 5.0
 HIDDEN = 64  # the width of both hidden layers
 
 CONTINUOUS: dict[str, dict[str, Any]] = {
@@ -18,6 +22,23 @@ CONTINUOUS: dict[str, dict[str, Any]] = {
     "FFJORD_exact": {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "activation": nn.Tanh},
 }  # fmt: skip
 """Of zuko: its own default, the same by Hutchinson's estimate, and as ours."""
+
+_MASKED = ("MAF", "IAF", "MADE")  # a MADE with Gaussian conditionals is a MAF of one layer
+_SIMPLE = ("PlanarFlow", "RadialFlow")
+ABSENT = {
+    **{(library, kind): f"it has no {kind}" for library in ("zuko", "nflows") for kind in (*_SIMPLE, "Glow")},
+    **{
+        (one, kind): "it has no continuous flow"
+        for one in ("normflows", "nflows")
+        for kind in ("FFJORD", "FFJORD_exact")
+    },
+    ("normflows", "Glow"): "its blocks have other networks, and its levels no prior that is learned",
+    ("zuko", "FFJORD"): "its steps are adaptive: it stands beside the exact trace",
+    ("nflows", "NICE"): "it has no scaling alone to learn",
+}
+"""Why a library is left out of a family, by both."""
+NO_DENSITY = {("normflows", kind): "it has no inverse of these layers" for kind in _SIMPLE}
+"""Why its densities alone are."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +61,82 @@ class FlowModel:
 def zuko(kind: str, dim: int) -> FlowModel:
     import zuko.flows as library
 
+    widths = {"hidden_features": (HIDDEN, HIDDEN)}
     if kind in CONTINUOUS:
         flow = library.CNF(dim, **CONTINUOUS[kind])
-        return FlowModel(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
-    family = {"RealNVP": library.RealNVP, "MAF": library.MAF}[kind]
-    flow = family(dim, transforms=LAYERS[kind], hidden_features=(HIDDEN, HIDDEN))
+    elif kind in _MASKED:
+        flow = library.MAF(dim, transforms=DEPTHS[kind], **widths)
+        if kind == "IAF":
+            flow = library.Flow([layer.inv for layer in flow.transform.transforms], flow.base)
+    elif kind == "RealNVP":
+        flow = library.RealNVP(dim, transforms=DEPTHS[kind], **widths)
+    else:
+        flow = _zuko_couplings(kind, dim, widths)
     return FlowModel(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
+
+
+def _zuko_couplings(kind: str, dim: int, widths: dict[str, Any]) -> Any:
+    """NICE with its scaling, or rational-quadratic splines; zuko's own NSF is autoregressive."""
+    import zuko.flows as library
+    from zuko import transforms
+
+    if kind == "NeuralSplineFlow":
+        shapes = ((SPLINE_BINS,), (SPLINE_BINS,), (SPLINE_BINS - 1,))
+        spline = partial(transforms.MonotonicRQSTransform, bound=SPLINE_BOUND)
+        return library.NICE(dim, transforms=DEPTHS[kind], univariate=spline, shapes=shapes, **widths)
+
+    def scaling(log_scale: Tensor) -> Any:
+        return transforms.DependentTransform(
+            transforms.MonotonicAffineTransform(torch.zeros_like(log_scale), log_scale), 1
+        )
+
+    additive = {"univariate": transforms.AdditiveTransform, "shapes": ((),)}
+    flow = library.NICE(dim, transforms=DEPTHS[kind], **additive, **widths)
+    layers = [library.UnconditionalTransform(scaling, torch.zeros(dim)), *flow.transform.transforms]
+    return library.Flow(layers, flow.base)
 
 
 def normflows(kind: str, dim: int) -> FlowModel:
     import normflows as library
 
-    half = dim // 2
-    layers: list[nn.Module] = []
-    for _ in range(LAYERS[kind]):
-        if kind == "RealNVP":
-            net = library.nets.MLP([half, HIDDEN, HIDDEN, 2 * half])
-            layers += [library.flows.AffineCouplingBlock(net), library.flows.Permute(dim, mode="swap")]
-        else:
-            layer = library.flows.MaskedAffineAutoregressive(dim, HIDDEN, num_blocks=1, use_residual_blocks=False)
-            layers += [library.flows.Reverse(layer), library.flows.Permute(dim, mode="swap")]  # densities in one pass
+    layers = [layer for index in range(DEPTHS[kind]) for layer in _normflows_layer(kind, dim, index)]
+    if kind == "NICE":
+        layers.insert(0, library.flows.AffineConstFlow((dim,), shift=False))
     flow = library.NormalizingFlow(library.distributions.DiagGaussian(dim, trainable=False), layers)
     return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
+
+
+def _normflows_layer(kind: str, dim: int, index: int) -> list[nn.Module]:
+    from normflows import flows, nets
+    from normflows.flows.neural_spline.coupling import PiecewiseRationalQuadraticCoupling
+
+    half, swap = dim // 2, flows.Permute(dim, mode="swap")
+    if kind in _SIMPLE:
+        return [flows.Planar((dim,)) if kind == "PlanarFlow" else flows.Radial((dim,))]
+    if kind in _MASKED:
+        layer = flows.MaskedAffineAutoregressive(dim, HIDDEN, num_blocks=1, use_residual_blocks=False)
+        return [layer if kind == "IAF" else flows.Reverse(layer), swap]  # the inverse's densities take one pass
+    if kind == "NeuralSplineFlow":
+
+        def network(inputs: int, outputs: int) -> nn.Module:
+            return _WithoutContext(nets.MLP([inputs, HIDDEN, HIDDEN, outputs]))
+
+        spline = {"num_bins": SPLINE_BINS, "tails": "linear", "tail_bound": SPLINE_BOUND}
+        return [PiecewiseRationalQuadraticCoupling(_half_mask(dim, index), network, **spline)]
+    additive = kind == "NICE"
+    net = nets.MLP([half, HIDDEN, HIDDEN, half if additive else 2 * half])
+    return [flows.AffineCouplingBlock(net, scale=not additive), swap]
+
+
+class _WithoutContext(nn.Module):
+    """A network for couplings that hand it a context, too."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Any:
+        return self.net(x)
 
 
 def nflows(kind: str, dim: int) -> FlowModel:
@@ -79,19 +154,23 @@ def nflows(kind: str, dim: int) -> FlowModel:
 
     spline = {"num_bins": SPLINE_BINS, "tails": "linear", "tail_bound": SPLINE_BOUND}
     layers = []
-    for index in range(SPLINE_LAYERS if kind == "NeuralSplineFlow" else LAYERS[kind]):
-        mask = ((torch.arange(dim) < dim // 2) == bool(index % 2)).long()
+    for index in range(DEPTHS[kind]):
+        mask = _half_mask(dim, index)
         if kind == "RealNVP":
             layers.append(transforms.AffineCouplingTransform(mask, network))
         elif kind == "NeuralSplineFlow":
             layers.append(transforms.PiecewiseRationalQuadraticCouplingTransform(mask, network, **spline))
         else:
+            layer = transforms.MaskedAffineAutoregressiveTransform(dim, HIDDEN, num_blocks=1, use_residual_blocks=False)
             layers += [
-                transforms.MaskedAffineAutoregressiveTransform(dim, HIDDEN, num_blocks=1, use_residual_blocks=False),
-                transforms.ReversePermutation(dim),
-            ]
+                transforms.InverseTransform(layer) if kind == "IAF" else layer, transforms.ReversePermutation(dim)
+            ]  # fmt: skip
     flow = flows.Flow(transforms.CompositeTransform(layers), distributions.StandardNormal([dim]))
     return FlowModel(flow, lambda x: flow.log_prob(x), lambda n: flow.sample(n))
+
+
+def _half_mask(dim: int, index: int) -> Tensor:
+    return ((torch.arange(dim) < dim // 2) == bool(index % 2)).long()
 
 
 LIBRARIES: dict[str, Callable[[str, int], FlowModel]] = {"zuko": zuko, "normflows": normflows, "nflows": nflows}

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from . import report
+from . import report, targets
 from .benchmark import Benchmark
 from .machine import ROOT
 
@@ -19,7 +19,9 @@ def tables(benchmark: str, results: Path = report.RESULTS) -> str:
         where = path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent
         title = f"### {report.benchmark_of(result).title}"
         more = f"Every size, times of all, and peak memory: [{benchmark}.md]({where.as_posix()}/{benchmark}.md)."
-        parts += [title, report.provenance(result), "\n".join(headlines(result)), goals(result), more]
+        note = report.benchmark_of(result).note
+        parts += [title, report.provenance(result), "\n".join(headlines(result)), *([note] if note else [])]
+        parts += [goals(result), more]
     return "\n\n".join(parts)
 
 
@@ -47,9 +49,12 @@ def _ratio(benchmark: Benchmark, row: dict[str, Any], name: str) -> dict[str, An
 
 
 def goals(result: report.Result) -> str:
-    """Of every goal at how many sizes the lower end of the interval meets it, and the lowest of these ends."""
-    rows = report.target_rows(result)
-    said = [f"{name} ≥ {least:g}×: {met} of {sizes}, lowest {low}" for name, least, sizes, met, low in rows]
+    """Of every goal at how many sizes the lower end of the interval meets it, the lowest of these ends, and the
+    misses."""
+    said = []
+    for row in targets.summary(result):
+        missed = f" (missed: {'; '.join(row.missed)})" if row.missed else ""
+        said.append(f"{row.name} ≥ {row.least:g}×: {row.met} of {row.sizes}, lowest {row.lowest}{missed}")
     return f"Goals: {'; '.join(said)}."
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,14 @@ def write(result: Result, folder: Path) -> Path:
     partial = path.with_suffix(".json.partial")
     partial.write_text(whole, encoding="utf-8")
     partial.replace(path)
-    path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
+    render(path)
     return path
+
+
+def render(path: Path) -> None:
+    """The markdown beside the JSON of a result."""
+    result = json.loads(path.read_text(encoding="utf-8"))
+    path.with_suffix(".md").write_text(markdown(result), encoding="utf-8")
 
 
 def earlier(result: Result, folder: Path) -> Result:
@@ -36,11 +42,30 @@ def earlier(result: Result, folder: Path) -> Result:
     if not path.exists() or not names_sources(result["machine"]["commit"]):
         return {}
     stored = json.loads(path.read_text(encoding="utf-8"))
-    same = json.loads(json.dumps(result))
-    alike = stored["settings"] == same["settings"] and all(
-        stored["machine"][key] == same["machine"][key] for key in ("device", "torch", "threads", "commit")
-    )
+    alike = _alike(stored, result, "device", "torch", "threads", "commit")
     return {"rows": stored["rows"], "memory": stored["memory"]} if alike else {}
+
+
+def source(result: Result) -> dict[str, str]:
+    """The date and the commit of a run, of which rows carry those of their own if they were added later."""
+    return {key: result["machine"][key] for key in ("date", "commit")}
+
+
+def without(result: Result, folder: Path, cells: Sequence[Cell], modes: Sequence[str]) -> Result:
+    """The run in the folder, less the cells and modes that are measured now; SystemExit where it is another run."""
+    path = folder / f"{stem(result)}.json"
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if stored is None or not _alike(stored, result, "device", "torch", "threads"):
+        raise SystemExit(f"--add: {path} holds no run of these settings on this machine")
+    rows = [row for row in stored["rows"] if not (row["cell"] in cells and row["mode"] in modes)]
+    return dict(stored) | {"rows": rows}
+
+
+def _alike(stored: Result, result: Result, *facts: str) -> bool:
+    same = json.loads(json.dumps(result))
+    return stored["settings"] == same["settings"] and all(
+        stored["machine"][key] == same["machine"][key] for key in facts
+    )
 
 
 def stem(result: Result) -> str:
@@ -54,7 +79,8 @@ def benchmark_of(result: Result) -> Benchmark:
 def markdown(result: Result) -> str:
     """The whole report of a run."""
     parts = [f"# Benchmark of {result['benchmark']}", "", f"{provenance(result)} {_READING}"]
-    for table in (headline_tables(result), memory_table(result)):
+    note = benchmark_of(result).note
+    for table in (headline_tables(result), [note] if note else [], memory_table(result)):
         parts += ["", *table] if table else []
     if curve_rows(result):
         parts += ["", f"![time against {benchmark_of(result).axis_title}]({stem(result)}.png)"]
@@ -71,8 +97,19 @@ def provenance(result: Result) -> str:
     libraries = "".join(f", {name} {version}" for name, version in versions.items() if version)
     return (
         f"{facts['device']} (SIMD {facts['simd']}), torch {facts['torch']}{libraries}, float32, "
-        f"{facts['date'][:10]}{commit}."
+        f"{facts['date'][:10]}{commit}.{_added(result)}"
     )
+
+
+def _added(result: Result) -> str:
+    """Which cells were measured later, and of which commit."""
+    benchmark, cells = benchmark_of(result), dict[str, list[str]]()
+    for row in result["rows"]:
+        if "source" in row:
+            title, found = benchmark.cell_title(row["cell"]), row["source"]
+            titles = cells.setdefault(f"{found['date'][:10]}, commit {found['commit']}", [])
+            titles += [title] if title not in titles else []
+    return "".join(f" Measured later ({when}): {'; '.join(titles)}." for when, titles in cells.items())
 
 
 def headline_tables(result: Result) -> list[str]:
@@ -139,6 +176,8 @@ def grid_table(result: Result) -> list[str]:
     names = [name for name in names if any(name in row["contenders"] for row in result["rows"])]
     heads = [benchmark.columns, "mode", "ours", "pairs", *(benchmark.titles[name] for name in names)]
     heads += ["floor (floor / ours)"] if benchmark.floors else []
+    heads.append("targets")
+    verdicts = targets.check(result)
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for row in result["rows"]:
         own = milliseconds(row["contenders"][benchmark.primary(row)]["median"])
@@ -147,8 +186,15 @@ def grid_table(result: Result) -> list[str]:
         if benchmark.floors:
             total = benchmark.floor_seconds(row)
             cells.append("–" if total is None else f"{milliseconds(total)} ({share(benchmark, row)})")
+        cells.append(_judged([one for one in verdicts if (one["cell"], one["mode"]) == (row["cell"], row["mode"])]))
         lines.append("| " + " | ".join(cells) + " |")
     return lines + _reasons(result)
+
+
+def _judged(verdicts: list[dict[str, Any]]) -> str:
+    """Which targets of a row are met and missed."""
+    said = [f"{one['target']} ≥ {one['least']:g}×" for one in verdicts if not one["met"]]
+    return f"**missed**: {'; '.join(said)}" if said else "met" if verdicts else "–"
 
 
 def _grid_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
@@ -200,24 +246,11 @@ def _group(cell: Cell, axis: str) -> str:
 
 
 def target_table(result: Result) -> list[str]:
-    lines = ["| target | sizes | met | lowest bound |", "|---|---|---|---|"]
-    for name, least, sizes, met, lowest in target_rows(result):
-        lines.append(f"| {name}: at least {least:g}× | {sizes} | {met} | {lowest} |")
-    return lines
-
-
-def target_rows(result: Result) -> Iterator[tuple[str, float, int, int, str]]:
-    """Of each target its name and factor, at how many sizes it applies and is met, and the lowest bound of them."""
-    grouped: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    titles = benchmark_of(result).titles
-    for verdict in targets.check(result):
-        grouped.setdefault((verdict["target"], verdict["least"]), []).append(verdict)
-    for (name, least), verdicts in grouped.items():
-        bounds = [(verdict["low"], verdict["mine"]) for verdict in verdicts if verdict["low"] is not None]
-        met = sum(verdict["met"] for verdict in verdicts)
-        low, mine = min(bounds, default=(None, None), key=lambda bound: bound[0])
-        lowest = "not measured" if low is None else f"{low:.2f}" + (f", {titles[mine]}" if mine else "")
-        yield name, least, len(verdicts), met, lowest
+    heads = ["| target | sizes | met | lowest bound | missed |", "|---|---|---|---|---|"]
+    return heads + [
+        f"| {one.name}: at least {one.least:g}× | {one.sizes} | {one.met} | {one.lowest} | {'; '.join(one.missed)} |"
+        for one in targets.summary(result)
+    ]
 
 
 def milliseconds(seconds: float) -> str:

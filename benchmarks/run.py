@@ -6,6 +6,7 @@ import argparse
 import functools
 import itertools
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import torch
 
 import cgm_kernels
 
-from . import floor, machine, memory, registry, report, suite, targets
+from . import apart, floor, machine, memory, registry, report, suite, targets
 from .benchmark import DEFERRED, FAILED, Benchmark, Cell
 from .timing import clock_for, settle_allocator
 
@@ -33,8 +34,11 @@ def run(arguments: argparse.Namespace) -> int:
     settle_allocator()
     benchmark, started = registry.find(arguments.command), time.monotonic()
     folder = arguments.out or report.RESULTS / machine.slug(machine.device_name(device).replace(",", ""))
-    result = _begun(benchmark, arguments, folder)
-    measuring, in_time = _Measuring(benchmark, arguments, result, folder, started), True
+    result, source = _begun(benchmark, arguments, folder), {}
+    if arguments.add:
+        source = {"source": report.source(result)}
+        result = report.without(result, folder, arguments.sizes or [], arguments.modes)
+    measuring, in_time = _Measuring(benchmark, arguments, result, folder, started, source), True
     try:
         in_time = measuring.rows()
         if in_time or arguments.quick:
@@ -58,12 +62,16 @@ def _begun(benchmark: Benchmark, arguments: argparse.Namespace, folder: Path) ->
 
 
 def _cells(benchmark: Benchmark, arguments: argparse.Namespace) -> list[Cell]:
-    """What is timed, the headlines first."""
+    """What is timed, the headlines first; on a GPU without those that ask for an environment."""
+    headlines = benchmark.headlines
     if arguments.sizes or arguments.headlines:
-        return arguments.sizes or list(benchmark.headlines)
-    if arguments.quick:
-        return list(benchmark.quick_grid)
-    return [*benchmark.headlines, *(cell for cell in benchmark.grid if cell not in benchmark.headlines)]
+        cells = arguments.sizes or headlines
+    elif arguments.quick:
+        cells = benchmark.quick_grid
+    else:
+        cells = [*headlines, *(cell for cell in benchmark.grid if cell not in headlines)]
+    on_cuda = torch.device(arguments.device).type == "cuda"
+    return [cell for cell in cells if not (on_cuda and benchmark.environment(cell))]
 
 
 @dataclass(frozen=True)
@@ -75,16 +83,21 @@ class _Measuring:
     result: dict[str, Any]
     folder: Path
     started: float
+    source: dict[str, Any]
 
     def rows(self) -> bool:
         """The times of all contenders; whether there was time for all sizes and modes."""
         settings, compiled = self.result["settings"], not self.arguments.without_compile
-        options = settings["device"], tuple(settings["backends"]), suite.Plan(**settings["plan"]), settings["quick"]
         pairs = itertools.product(_cells(self.benchmark, self.arguments), self.arguments.modes)
         wanted = [{"cell": cell, "mode": mode} for cell, mode in pairs]
 
         def measure(cell: Cell, mode: str) -> dict[str, Any] | None:
-            return _row(self.benchmark, cell, mode, *options, compiled=compiled)
+            environment = self.benchmark.environment(cell)
+            if environment.items() <= os.environ.items():
+                found = row(self.benchmark, cell, mode, settings, compiled)
+            else:
+                found = apart.row(self.benchmark.name, cell, mode, settings, compiled, environment)
+            return found and found | self.source
 
         return self._rest("rows", wanted, measure, lambda row: _unfinished(row, compiled), QUICK_SECONDS - 30)
 
@@ -125,9 +138,9 @@ class _Measuring:
                 done = len(wanted) - len(left) + number
                 print(f"time is up: {done} of {len(wanted)} {_UNITS[part]} are measured", flush=True)
                 return False
-            row = measure(**one)
-            if row is not None:
-                rows[(at := place(one)) : at + 1] = [row]
+            found = measure(**one)
+            if found is not None:
+                rows[(at := place(one)) : at + 1] = [found]
                 report.write(self.result, self.folder)
         return True
 
@@ -148,17 +161,11 @@ def _unfinished(row: dict[str, Any], compiled: bool) -> bool:
     return (compiled and deferred) or any(map(_failed, contenders.values()))
 
 
-def _row(
-    benchmark: Benchmark,
-    cell: Cell,
-    mode: str,
-    device: str,
-    backends: tuple[str, ...],
-    plan: suite.Plan,
-    quick: bool,
-    compiled: bool = True,
+def row(
+    benchmark: Benchmark, cell: Cell, mode: str, settings: dict[str, Any], compiled: bool = True
 ) -> dict[str, Any] | None:
     """One measured row, said in a line on the screen; None with a line that says why there is none."""
+    device, backends, quick = settings["device"], tuple(settings["backends"]), settings["quick"]
     began, title = time.monotonic(), f"{benchmark.cell_title(cell):>24}  {benchmark.modes[mode]:<18}"
     entrants = benchmark.entrants(cell, mode, device, backends, quick, compiled)
     missing = [one.skipped for one in entrants if one.name in backends and one.skipped]
@@ -166,16 +173,17 @@ def _row(
         print(f"{title} left out: {missing[0]}", flush=True)
         return None
     full = cell in benchmark.headlines and not quick
+    plan = suite.Plan(**settings["plan"])
     found = suite.measure(entrants, backends, benchmark.baseline, plan, clock_for(device), full)
-    row = {"cell": cell, "mode": mode, "dtype": "float32"} | found
-    mine = benchmark.primary(row)
-    others = row["speedups"][mine]
+    measured = {"cell": cell, "mode": mode, "dtype": "float32"} | found
+    mine = benchmark.primary(measured)
+    others = measured["speedups"][mine]
     name = next((one for one in (benchmark.baseline, *benchmark.peers) if one in others), None)
-    said = [f"{title} ours {report.milliseconds(row['contenders'][mine]['median']):>8}"]
+    said = [f"{title} ours {report.milliseconds(measured['contenders'][mine]['median']):>8}"]
     if name is not None:
         said.append(f"{benchmark.titles[name]} {report.speedup(others[name])}, {others[name]['pairs']} pairs")
     print(", ".join([*said, f"{time.monotonic() - began:.0f} s"]), flush=True)
-    return row
+    return measured
 
 
 def finish(result: dict[str, Any], folder: Path, check: bool) -> int:

@@ -25,6 +25,8 @@ from benchmarks import (
 from benchmarks.benchmark import compiled_backends
 from tests.support.benchmarks import FakeClock, fake_benchmark, result_with
 
+SETTINGS = {"device": "cpu", "backends": ["native"], "plan": vars(suite.QUICK), "quick": True}
+
 
 def test_every_benchmark_is_complete_and_its_cells_have_titles():
     for name in registry.NAMES:
@@ -136,7 +138,7 @@ def test_contenders_that_do_not_run_carry_the_reason_and_wrong_ones_stop_the_run
 
 def test_a_cell_where_ours_does_not_run_is_left_out_with_the_reason(capsys):
     absent = fake_benchmark(why_not=lambda name, cell, mode, quick: "not written" if name == "native" else None)
-    assert run._row(absent, {"n": 3}, "run", "cpu", ("native",), suite.QUICK, True) is None
+    assert run.row(absent, {"n": 3}, "run", SETTINGS) is None
     assert "left out: not written" in capsys.readouterr().out
 
 
@@ -145,14 +147,13 @@ def test_a_new_benchmark_is_judged_reported_and_drawn_by_its_description_alone(m
     benchmark = fake_benchmark()
     monkeypatch.setattr(registry, "find", lambda name: benchmark)
     monkeypatch.setattr(run, "clock_for", lambda device: FakeClock())
-    rows = [run._row(benchmark, cell, "run", "cpu", ("native",), suite.QUICK, True) for cell in benchmark.grid]
-    settings = {"device": "cpu", "quick": False}
-    result = {"benchmark": "fake", "machine": machine.facts("cpu"), "settings": settings, "memory": [], "rows": rows}
+    rows = [run.row(benchmark, cell, "run", SETTINGS) for cell in benchmark.grid]
+    result = {"benchmark": "fake", "machine": machine.facts("cpu"), "settings": SETTINGS, "memory": [], "rows": rows}
     assert [verdict["met"] for verdict in targets.check(result)] == [True, True]
     text = report.markdown(result)
     assert "| PyTorch | 4000 ms (2.00× [2.00, 2.00], 3 pairs) |" in text
-    assert "| 1 | run | 1000 ms | 3 | 2000 ms (2.00× [2.00, 2.00]) | – | – |" in text
-    assert "![time against n](fake.png)" in text
+    assert "| 1 | run | 1000 ms | 3 | 2000 ms (2.00× [2.00, 2.00]) | – | – | met |" in text
+    assert "![time against n](fake_quick.png)" in text
     assert plot.draw(result, tmp_path / "fake.png").stat().st_size > 10_000
     assert plot.draw(result | {"rows": rows[:1]}, tmp_path / "one.png") is None
 

@@ -30,7 +30,7 @@ def measured(monkeypatch):
         titles=TITLES, ours=("native", "native_graph"), problem=Problem, why_not=lambda *_: None,
         cuda_only=("native_graph",), memory_cells=[{"n": 1}], available=lambda device: ("native", "native_graph"),
     )  # fmt: skip
-    log, row = [], run._row
+    log, row = [], run.row
 
     def measure(name, method, mode, cell, device):
         log.append(f"memory of {method}")
@@ -45,7 +45,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(run.machine, "commit", lambda: "abc")
     monkeypatch.setattr(run.floor, "copy_bandwidth", lambda device: 1.0)
     monkeypatch.setattr(run, "clock_for", lambda device: FakeClock())
-    monkeypatch.setattr(run, "_row", measure_row)
+    monkeypatch.setattr(run, "row", measure_row)
     monkeypatch.setattr(memory, "measure", measure)
     return log
 
@@ -133,7 +133,7 @@ def test_a_target_of_several_of_ours_is_judged_by_the_fastest_and_names_it(monke
         ("triton", 5.5, True),
         ("native", 3.5, False),
     ]
-    assert "| five times: at least 5× | 2 | 1 | 3.50, ours |" in report.target_table(several)
+    assert "| five times: at least 5× | 2 | 1 | 3.50, ours | 1: 3.50 |" in report.target_table(several)
     assert run.verdict(several) == 1
     said = capsys.readouterr().out
     assert "missed: fake: five times at 1 run: lower bound of ours 3.500, at least 5 wanted" in said
