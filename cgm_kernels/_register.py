@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
+
+from ._derivatives import differentiate_again, keep_arguments
 
 NAMESPACES = ("cgm_native", "cgm_triton")
 
@@ -33,26 +35,28 @@ def register(
     backward: Callable[..., Any],
     triton: Callable[..., Any],
     values: int = 1,
+    once: bool = False,
 ) -> None:
     """Define ``name`` in both namespaces.
 
     ``schema`` is the signature without the name. The first ``values`` outputs are the operation's; the others are kept
     for the backward and are not differentiable. ``setup_context(ctx, inputs, output)`` returns the tensors to save, all
     that the gradients depend on among them, and ``backward(ctx, *grads, *saved)`` gets the gradients of the values
-    alone (None where nothing reached one) and finds "native" or "triton" in ``ctx.backend``. Its result cannot be
-    differentiated again: that raises.
+    alone (None where nothing reached one) and finds "native" or "triton" in ``ctx.backend``. Its result can be
+    differentiated again, by the ``composed`` of the operators that it calls; with ``once`` that raises.
     """
-
     define(name, schema, fake=fake, triton=triton)
     for namespace in NAMESPACES:
-        operator = f"{namespace}::{name}"
-        setup, differentiate = _autograd(namespace.removeprefix("cgm_"), setup_context, backward, values)
-        torch.library.register_autograd(operator, differentiate, setup_context=setup)
-        _transformable[operator] = _function(operator, setup, differentiate)
+        backend = namespace.removeprefix("cgm_")
+        _differentiable(f"{namespace}::{name}", *_autograd(backend, setup_context, backward, values, once))
 
 
 def _autograd(
-    backend: str, setup_context: Callable[..., Sequence[Tensor | None]], backward: Callable[..., Any], values: int
+    backend: str,
+    setup_context: Callable[..., Sequence[Tensor | None]],
+    backward: Callable[..., Any],
+    values: int,
+    once: bool,
 ) -> tuple[Callable[..., None], Callable[..., Any]]:
     """What autograd runs: the saving of tensors after the forward, and the backward."""
 
@@ -64,20 +68,47 @@ def _autograd(
 
     def differentiate(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         wanted, saved = grad_outputs[:values], ctx.saved_tensors
+        if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            with torch._C._AutoDispatchBelowAutograd():  # the operators' own derivatives take time even unasked
+                return backward(ctx, *wanted, *saved)
         grads = backward(ctx, *wanted, *saved)
-        if not torch.is_grad_enabled():
+        if not once:
             return grads
         return tuple(grad if grad is None else _refuse(grad, *saved, *wanted) for grad in grads)
 
     return setup, differentiate
 
 
-def define(name: str, schema: str, *, fake: Callable[..., Any], triton: Callable[..., Any]) -> None:
-    """Define ``name`` in both namespaces without a derivative: the backward of another operator."""
+def define(
+    name: str,
+    schema: str,
+    *,
+    fake: Callable[..., Any],
+    triton: Callable[..., Any],
+    composed: Callable[..., Any] | None = None,
+) -> None:
+    """Define ``name`` in both namespaces, as the backward of another operator or for callers that differentiate it.
+
+    ``composed`` is the same in PyTorch's operators, of the same arguments (half precision comes as float32): its
+    derivatives are the operator's, which has none without.
+    """
     for namespace in NAMESPACES:
         torch.library.define(f"{namespace}::{name}", schema, tags=(torch.Tag.pt2_compliant_tag,))
         torch.library.register_fake(f"{namespace}::{name}", fake)
     torch.library.impl(f"cgm_triton::{name}", ("CPU", "CUDA"), triton)
+    if composed is None:
+        return
+
+    def differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        return differentiate_again(ctx, composed, grads)
+
+    for namespace in NAMESPACES:
+        _differentiable(f"{namespace}::{name}", keep_arguments, differentiate)
+
+
+def _differentiable(operator: str, setup: Callable[..., None], differentiate: Callable[..., Any]) -> None:
+    torch.library.register_autograd(operator, differentiate, setup_context=setup)
+    _transformable[operator] = _function(operator, setup, differentiate)
 
 
 def _function(operator: str, setup: Callable[..., None], differentiate: Callable[..., Any]) -> type[Function]:
@@ -136,20 +167,6 @@ def refuse_gradients(**tensors: Tensor | None) -> None:
                     f"{name} requires grad, which this operation gives only under "
                     f"cgm_kernels.use_backend('reference'): use it, or {name}.detach()"
                 )
-
-
-def refuse_forward_gradients(**tensors: Any) -> None:
-    """Raise where an argument carries a forward-mode tangent, which a registered operator would silently drop.
-
-    What is no tensor carries none; a list is that of the layers.
-    """
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return
-    for name, value in tensors.items():
-        if isinstance(value, (list, tuple)):
-            refuse_forward_gradients(**{f"{name}[{number}]": part for number, part in enumerate(value)})
-        elif isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
-            raise RuntimeError(f"{name} carries a forward-mode tangent; {_NO_FORWARD_MODE}")
 
 
 def operator(backend: str, name: str) -> Callable[..., Any]:

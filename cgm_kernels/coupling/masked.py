@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._derivatives import beyond_kernels
 from .._extension import _C
-from .._register import operator, refuse_forward_gradients
+from .._register import operator
 from ..checks import listed
 from ..precision import HALVES, outside_autocast
 from . import masked_checks, masked_reference
@@ -143,16 +144,14 @@ def _inverse(
         found = _inverse(y.float(), [weight.float() for weight in weights], wide, masks, context, options)
         return found[0].to(y.dtype), found[1]
     order = plan(weights if masks is None else masks, y.shape[-1], layout, masks is None, residual)
-    backend = backends.select(y.device.type)
+    beyond = beyond_kernels(y, weights, biases, context)
+    backend = "reference" if beyond else backends.select(y.device.type)
     if backend == "reference":
 
         def network(x: Tensor) -> Tensor:
             return masked_reference.network(x, weights, biases, masks, context, activation, residual)
 
         return masked_reference.masked_inverse(y, network, layout, chosen, map == "standardize")
-    named = {f"weights[{number}]": weight for number, weight in enumerate(weights)}
-    named |= {f"biases[{number}]": bias for number, bias in enumerate(biases) if bias is not None}
-    refuse_forward_gradients(y=y, context=context, **named)
     shape = y.shape
     row_bias, starts, biases = _row_biases(y, weights[0], biases, masks, context, order)
     if backend == "native" and y.is_cpu and not torch.compiler.is_compiling():

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._derivatives import pulled_back
 from .._register import define, operator, register
 from . import masked_adjoint, triton_masked
-from .masked_reference import ACTIVATIONS
+from .masked_reference import ACTIVATIONS, masked_inverse
+from .scales import Scale
 
 ACTIVATION_INDEX = {name: index for index, name in enumerate(ACTIVATIONS)}
 _NETWORK = (
@@ -54,12 +56,33 @@ def _adjoint(grad_x: Tensor | None, grad_log_det: Tensor | None, x: Tensor, *res
         return masked_adjoint.masked_inverse_backward(grad_x, grad_log_det, x, *rest)
 
 
+def _backward_composed(
+    grad_x: Tensor | None, grad_log_det: Tensor | None, x: Tensor, y: Tensor, parameters: Tensor,
+    row_bias: Tensor | None, numbers: Tensor, widths: Sequence[int], starts: Sequence[int], n_steps: int,
+    activation: int, residual: bool, *rest: Any,
+) -> list[Tensor]:  # fmt: skip
+    """Of the inverse the usual way, with the packed network in the place of the masked one."""
+    *scale, standardize = rest
+    places = numbers[: widths[0]].long()
+
+    def forward(y: Tensor, parameters: Tensor, row_bias: Tensor | None) -> tuple[Tensor, Tensor]:
+        net = masked_adjoint.Network.unpacked(parameters, numbers, widths, n_steps, activation, residual)
+        found, log_det = masked_inverse(
+            y[:, places], lambda x: net.evaluate(x.T, row_bias, starts).T, "interleaved_scale_shift", Scale(*scale),
+            standardize,
+        )  # fmt: skip
+        return found[:, places.argsort()], log_det
+
+    return pulled_back(forward, (y, parameters, row_bias), (grad_x, grad_log_det))
+
+
 # An operator, so that graphs hold the adjoint sweep whole. The extension has it for the CPU; else it is torch code.
 define(
     "masked_inverse_backward",
     f"(Tensor? grad_x, Tensor? grad_log_det, Tensor x, Tensor y, {_NETWORK}) -> (Tensor, Tensor, Tensor)",
     fake=_backward_fake,
     triton=_adjoint,
+    composed=_backward_composed,
 )
 torch.library.impl("cgm_native::masked_inverse_backward", "CUDA", _adjoint)
 

@@ -4,21 +4,21 @@ Sources: Dinh et al. 2017, "Density estimation using Real NVP"; Kingma & Dhariwa
 "Improved variational inference with inverse autoregressive flow" (the gate). :mod:`cgm_kernels.coupling.scales` lists
 the scale functions. Float tensors of different dtypes promote as in PyTorch; half precision is computed in float32, and
 the log-determinant is float32 then (float64 for float64). The backward recomputes σ and stores nothing but inputs or
-outputs. NaN and infinities propagate as in the formula, within their event. Second derivatives and forward-mode
-derivatives are available from the reference backend alone.
+outputs. NaN and infinities propagate as in the formula, within their event. Second derivatives are those of the
+reference's gradients, and forward mode takes the reference, whatever the backend.
 """
 
 from __future__ import annotations
 
-import functools
 from types import NoneType
 
 import torch
 from torch import Tensor
 
 from .. import backends
+from .._derivatives import beyond_kernels
 from .._extension import _C
-from .._register import operator, refuse_forward_gradients
+from .._register import operator
 from ..checks import flag, integer
 from ..precision import outside_autocast
 from . import (
@@ -177,16 +177,13 @@ def _checked_affine(
     dims = checks.event_dims(name, x, event_dims)
     channel = checks.channels(x, log_scale, shift, dims)
     s, t = (checks.broadcast(n, v, name, x) for n, v in (("log_scale", log_scale), ("shift", shift)))
-    backend = backends.select(x.device.type)
+    backend = "reference" if beyond_kernels(x, log_scale, shift) else backends.select(x.device.type)
     dtype = checks.working_dtype(promoted, backend, x.device.type)
-    refuse = functools.partial(refuse_forward_gradients, **{name: x, "log_scale": log_scale, "shift": shift})
     if backend == "reference":
         y, log_det = reference.affine(x.to(dtype), s.to(dtype), t.to(dtype), scale, dims, inverse)
     elif channel is not None:
-        refuse()
         y, log_det = channels.affine(x, log_scale, shift, channel, dtype, scale, inverse, backend)
     else:
-        refuse()
         y, log_det = operator(backend, "affine_forward")(x.to(dtype), s.to(dtype), t.to(dtype), *scale, dims, inverse)
     return y.to(promoted), log_det
 
@@ -206,14 +203,13 @@ def _event(
     if x.dim() < 2:
         raise ValueError(f"x must be (B, C, ...): got shape {tuple(x.shape)}")
     place = layouts.checked(split, layout, x, parameters)
-    backend = backends.select(x.device.type)
+    backend = "reference" if beyond_kernels(x, parameters, log_det) else backends.select(x.device.type)
     dtype = checks.working_dtype(promoted, backend, x.device.type)
     if log_det is not None:
         log_det = checks.running_total(x, log_det, dtype)
     if backend == "reference":
         y, total = reference.affine_event(x.to(dtype), parameters.to(dtype), log_det, place, scale, inverse)
     else:
-        refuse_forward_gradients(x=x, parameters=parameters, log_det=log_det)
         forward = operator(backend, "affine_event_forward")
         y, total = forward(x.to(dtype), parameters.to(dtype), log_det, *place, *scale, inverse)
     return y.to(promoted), total

@@ -1,7 +1,8 @@
 """The registered operators of the affine couplings: schemas, fakes, and what autograd keeps.
 
 The forward map keeps its input and the inverse its output: σ is computed again in the backward, by an operator of its
-own, so that a compiled graph sees both. Gradients that nobody wants are not written.
+own, so that a compiled graph sees both. Gradients that nobody wants are not written. The backward's own derivatives are
+those of the reference's gradients, at the input that an inverse's output is mapped to.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._derivatives import pulled_back
 from .._register import define, operator, register
-from . import triton
+from . import reference, triton
 from .checks import log_det_dtype
-from .scales import INDEX
+from .layout import Layout
+from .scales import INDEX, Scale
 
 _SCALE = "int scale, float bound, float offset, float eps"
 _GATE = INDEX["gate"]
@@ -66,6 +69,26 @@ def _affine_backward_fake(
     return tuple(_empty(kept, None if want else (0,)) for want in rest[-3:])
 
 
+def _affine_backward_composed(
+    grad_y: Tensor | None,
+    grad_log_det: Tensor | None,
+    kept: Tensor,
+    log_scale: Tensor,
+    shift: Tensor | None,
+    *rest: Any,
+) -> tuple[Tensor, ...]:
+    *numbers, event_dims, inverse = rest[:-3]
+    scale = Scale(*numbers)
+    shift = torch.zeros_like(kept) if shift is None else shift  # without a gate no gradient depends on it
+    x = reference.affine(kept, log_scale, shift, scale, event_dims, False)[0] if inverse else kept
+
+    def forward(x: Tensor, log_scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.affine(x, log_scale, shift, scale, event_dims, inverse)
+
+    found = pulled_back(forward, (x, log_scale, shift), (grad_y, grad_log_det))
+    return tuple(grad if want else _empty(kept, (0,)) for grad, want in zip(found, rest[-3:], strict=True))
+
+
 register(
     "affine_forward",
     f"(Tensor x, Tensor log_scale, Tensor shift, {_SCALE}, int event_dims, bool inverse) -> (Tensor, Tensor)",
@@ -81,6 +104,7 @@ define(
     "bool inverse, bool want_x, bool want_log_scale, bool want_shift) -> (Tensor, Tensor, Tensor)",
     fake=_affine_backward_fake,
     triton=triton.affine_backward,
+    composed=_affine_backward_composed,
 )
 
 
@@ -113,6 +137,18 @@ def _event_backward_fake(
     return _empty(kept), _empty(parameters)
 
 
+def _event_backward_composed(
+    grad_y: Tensor | None, grad_log_det: Tensor | None, kept: Tensor, parameters: Tensor, *rest: Any
+) -> list[Tensor]:
+    place, scale, inverse = Layout(*rest[:4]), Scale(*rest[4:8]), rest[8]
+    x = reference.affine_event(kept, parameters, None, place, scale, False)[0] if inverse else kept
+
+    def forward(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        return reference.affine_event(x, parameters, None, place, scale, inverse)
+
+    return pulled_back(forward, (x, parameters), (grad_y, grad_log_det))
+
+
 _EVENT = f"int start, int count, int step, int order, {_SCALE}, bool inverse"
 
 register(
@@ -129,6 +165,7 @@ define(
     f"(Tensor? grad_y, Tensor? grad_log_det, Tensor kept, Tensor parameters, {_EVENT}) -> (Tensor, Tensor)",
     fake=_event_backward_fake,
     triton=triton.affine_event_backward,
+    composed=_event_backward_composed,
 )
 
 
@@ -158,6 +195,16 @@ def _channel_backward_fake(
     return _empty(x), _empty(multiplier), _empty(added)
 
 
+def _channel_backward_composed(
+    grad_y: Tensor, x: Tensor, multiplier: Tensor, added: Tensor, inverse: bool
+) -> list[Tensor]:
+    def forward(x: Tensor, multiplier: Tensor, added: Tensor) -> Tensor:
+        multiplier, added = multiplier.unsqueeze(-1), added.unsqueeze(-1)
+        return (x - added) * multiplier if inverse else x * multiplier + added
+
+    return pulled_back(forward, (x, multiplier, added), (grad_y,))
+
+
 register(
     "channel_forward",
     "(Tensor x, Tensor multiplier, Tensor added, bool inverse) -> Tensor",
@@ -171,4 +218,5 @@ define(
     "(Tensor grad_y, Tensor x, Tensor multiplier, Tensor added, bool inverse) -> (Tensor, Tensor, Tensor)",
     fake=_channel_backward_fake,
     triton=triton.channel_backward,
+    composed=_channel_backward_composed,
 )

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .._register import define, operator, refuse_forward_gradients, register
+from .._derivatives import beyond_kernels, pulled_back
+from .._register import define, operator, register
 from ..activations import ACTIVATIONS
 from ..precision import autocasts
 from . import layout, scales
 from .checks import log_det_dtype
 from .masked_reference import ACTIVATIONS as NAMED
-from .triton_stack_table import Channels
+from .stack_reference import Layers
+from .triton_stack_table import Channels, Stack
 
 if TYPE_CHECKING:
     from .mlp import CouplingLayer
@@ -43,6 +45,8 @@ def chosen(backend: str) -> bool:
 
 def whole_stack(x: Tensor, layers: Sequence[CouplingLayer], log_det: Tensor | None) -> tuple[Tensor, Tensor] | None:
     """What the kernel gives; None where the arguments are wrong or not for it."""
+    if beyond_kernels(x, log_det, *itertools.chain.from_iterable(layers)):
+        return None
     try:
         kinds = {(layer.scale, layer.bound, layer.offset, layer.eps) for layer in layers}
         ways = {(layer.inverse, layer.activation, len(layer.weights)) for layer in layers}
@@ -119,7 +123,6 @@ def _run(
         widths += [layer.weights[0].shape[1], *(bias.shape[0] for bias in layer.biases)]
     parameters = torch.cat(parts)
     conditioning = torch.cat(added) if added else None
-    refuse_forward_gradients(x=x, log_det=log_det, layers=parameters, conditioning=conditioning)
     inputs = (x, log_det, parameters, conditioning)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     log_det = None if log_det is None else log_det.to(log_det_dtype(x.dtype))
@@ -174,6 +177,17 @@ def _backward_fake(
     return tuple(y.new_empty(shape) for shape in shapes)
 
 
+def _backward_composed(
+    grad_y: Tensor | None, grad_log_det: Tensor | None, y: Tensor, kept: Tensor, parameters: Tensor,
+    conditioning: Tensor | None, *rest: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    widths, channels, activation, *scale, inverse, want_parameters = rest
+    layers = Layers(Stack.of(widths, channels), activation, scales.Scale(*scale), inverse)
+    x = layers.input_of(y, parameters, conditioning)
+    found = pulled_back(layers.forward, (x, parameters, conditioning), (grad_y, grad_log_det))
+    return found[0], found[1] if want_parameters else y.new_empty(0), found[2]
+
+
 register(
     "coupling_stack_forward",
     f"(Tensor x, Tensor? log_det, Tensor parameters, Tensor? conditioning, {_LAYERS}, bool keep) "
@@ -190,4 +204,5 @@ define(
     f"{_LAYERS}, bool want_parameters) -> (Tensor, Tensor, Tensor)",
     fake=_backward_fake,
     triton=_triton("coupling_stack_backward"),
+    composed=_backward_composed,
 )

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._register import operator, refuse_forward_gradients
+from .._derivatives import beyond_kernels
+from .._register import operator
 from ..activations import ACTIVATIONS
 from ..checks import choice, flag, listed, tensor
 from ..precision import HALVES, outside_autocast
@@ -77,7 +78,7 @@ def mlp_flow(
             rows at a time, and the memory does not grow with the steps.
 
     Returns:
-        :class:`FlowResult`, differentiable once in all tensors but the probes and times; of half precision the
+        :class:`FlowResult`, differentiable in all tensors but the probes and times; of half precision the
         integrals are float32.
 
     Raises:
@@ -116,6 +117,7 @@ def _flow(
     n_others = sum(0 if part is None else part.shape[-1] for part in (features, context))
     checks.layers(x, weights, biases, n_others, _described(time_features, features, context))
     film = checks.film(film(times.clone()) if callable(film) else film, weights, x, len(times), "stage")
+    backend = "reference" if beyond_kernels(x, weights, biases, features, context, film) else backend
     divergence = exact or probes is not None
     directions = probes if divergence else x.new_empty((0, *x.shape))
     tensors = [x, weights, biases, directions, features, context, film]
@@ -151,8 +153,6 @@ def _canonical(
         network = reference.network(weights, biases, None, activation, residual, d)
         return reference.mlp_flow(x, probes, network, time_bias, added, films, steps, method, regularize)
     parameters = packing.pack(weights, biases, d)
-    named = {"weights": weights, "biases": biases, "context": context, "time_features(times)": features}
-    refuse_forward_gradients(x=x, film=packed_film, **named)
     keep = keep_states and wants_gradient(x, parameters, time_bias, added, packed_film)
     numbers = steps, METHODS.index(method), widths, list(ACTIVATIONS).index(activation), residual, regularize, keep
     x1, integrals, _ = operator(backend, "mlp_flow")(x, probes, parameters, time_bias, added, packed_film, *numbers)

@@ -10,8 +10,8 @@ of the influence matrix for Laplacian smoothing splines"; Chen et al. 2018, "Neu
 Grathwohl et al. 2019, "FFJORD: free-form continuous dynamics for scalable reversible generative models"; for the norm
 of J, Finlay et al. 2020, "How to train your neural ODE: the world of Jacobian and kinetic regularization" (RNODE).
 
-Half precision is computed in float32, under autocast too. NaN and infinities stay in their row. The fused kernels give
-first derivatives in reverse mode; second and forward-mode ones come from ``use_backend("reference")`` alone.
+Half precision is computed in float32, under autocast too. NaN and infinities stay in their row. Second derivatives are
+those of the reference's gradients, and forward mode takes the reference, whatever the backend.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._derivatives import beyond_kernels
 from .._extension import _C
-from .._register import operator, refuse_forward_gradients
+from .._register import operator
 from ..activations import ACTIVATIONS
 from ..checks import choice, flag, listed
 from ..precision import HALVES, autocasts, outside_autocast
@@ -70,7 +71,7 @@ def mlp_divergence(
 
     Returns:
         v (B, d), the divergence (B,) and, with ``frobenius``, the squared norm (B,); of half precision the latter two
-        are float32. Differentiable once in all tensors but the probes.
+        are float32. Differentiable in all tensors but the probes.
 
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
@@ -126,7 +127,8 @@ def _divergence(
     others = (", t" if t is not None else "") + (", context" if context is not None else "")
     checks.layers(x, weights, biases, n_others, others)
     film = checks.film(film, weights, x, len(x), "row of x")
-    backend = backend_of("mlp_divergence", x.device.type, len(weights))
+    beyond = beyond_kernels(x, weights, biases, t, context, film)
+    backend = "reference" if beyond else backend_of("mlp_divergence", x.device.type, len(weights))
     tensors, dtype = [x, weights, biases, probes, t, context, film], x.dtype
     if dtype in HALVES and not reads_halves(backend, x):
         tensors = widened(tensors)
@@ -147,7 +149,6 @@ def _canonical(
     widths = packing.widths(x, weights)
     parameters = packing.pack(weights, biases, d)
     packed_film = packing.pack_film(film, widths, x)
-    refuse_forward_gradients(x=x, weights=weights, biases=biases, t=t, context=context, film=film)
     keep = wants_gradient(x, parameters, added, packed_film)
     index = _INDEX[activation]
     return operator(backend, "mlp_divergence")(

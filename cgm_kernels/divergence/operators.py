@@ -26,9 +26,12 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._derivatives import pulled_back
 from .._register import define, operator, register
+from ..activations import ACTIVATIONS
 from ..precision import HALVES
-from . import packing
+from . import packing, reference
+from .tableaus import METHODS
 
 _NETWORK = "int[] widths, int activation, bool residual"
 _INPUTS = "Tensor x, Tensor? probes, Tensor parameters"
@@ -111,6 +114,23 @@ def _divergence_backward_fake(
     return _grads(x, parameters, added, film)
 
 
+def _network(parameters: Tensor, film: Tensor | None, widths: list[int], activation: int, residual: bool) -> Any:
+    weights, biases = packing.unpack(parameters, widths)
+    return reference.Network(
+        weights, biases, packing.unpack_film(film, widths), list(ACTIVATIONS)[activation], residual
+    )
+
+
+def _divergence_backward_composed(
+    grad_value: Tensor | None, grad_divergence: Tensor | None, grad_frobenius: Tensor | None, x: Tensor,
+    probes: Tensor | None, parameters: Tensor, added: Tensor, film: Tensor | None, kept: Tensor, *rest: Any,
+) -> list[Tensor]:  # fmt: skip
+    def forward(x: Tensor, parameters: Tensor, added: Tensor, film: Tensor | None) -> tuple[Tensor, ...]:
+        return reference.mlp_divergence(x, probes, _network(parameters, film, *rest[:3]), added)
+
+    return pulled_back(forward, (x, parameters, added, film), (grad_value, grad_divergence, grad_frobenius))
+
+
 register(
     "mlp_divergence",
     f"({_INPUTS}, Tensor added, Tensor? film, {_NETWORK}, bool frobenius, bool keep) "
@@ -127,6 +147,7 @@ define(
     f"Tensor kept, {_NETWORK}, bool frobenius) -> (Tensor, Tensor, Tensor, Tensor)",
     fake=_divergence_backward_fake,
     triton=_triton("mlp_divergence_backward"),
+    composed=_divergence_backward_composed,
 )
 
 
@@ -167,6 +188,22 @@ def _flow_backward_fake(
     return _grads(x, parameters, time_bias, added, film)
 
 
+def _flow_backward_composed(
+    grad_x1: Tensor | None, grad_integrals: Tensor | None, x: Tensor, probes: Tensor | None, parameters: Tensor,
+    time_bias: Tensor, added: Tensor | None, film: Tensor | None, states: Tensor, *rest: Any,
+) -> list[Tensor]:  # fmt: skip
+    steps, method, widths, activation, residual, regularize = rest
+
+    def forward(
+        x: Tensor, parameters: Tensor, time_bias: Tensor, added: Tensor | None, film: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        films = [packing.unpack_film(None if film is None else film[n : n + 1], widths) for n in range(len(time_bias))]
+        network = _network(parameters, None, widths, activation, residual)
+        return reference.mlp_flow(x, probes, network, time_bias, added, films, steps, METHODS[method], regularize)
+
+    return pulled_back(forward, (x, parameters, time_bias, added, film), (grad_x1, grad_integrals))
+
+
 _FLOW = f"{_INPUTS}, Tensor time_bias, Tensor? added, Tensor? film"
 
 register(
@@ -184,4 +221,5 @@ define(
     "bool regularize) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     fake=_flow_backward_fake,
     triton=_triton("mlp_flow_backward"),
+    composed=_flow_backward_composed,
 )

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._derivatives import beyond_kernels
 from .._extension import _C
-from .._register import operator, refuse_forward_gradients
+from .._register import operator
 from ..checks import listed
 from ..precision import HALVES, outside_autocast
 from . import potential_checks as checks
@@ -53,9 +54,9 @@ def potential_divergence(
         context: (c,) or (B, c), read by the network alone.
 
     Returns:
-        The gradient (B, d + 1), whose last column is ∂Φ/∂t, and the Laplacian (B,); differentiable once in x, t,
-        context and all parameters, to any order under ``use_backend("reference")``. The velocity of OT-Flow is
-        −∇_xΦ, and its divergence minus the Laplacian. Half precision is computed in float32.
+        The gradient (B, d + 1), whose last column is ∂Φ/∂t, and the Laplacian (B,); differentiable in x, t,
+        context and all parameters. The velocity of OT-Flow is −∇_xΦ, and its divergence minus the Laplacian. Half
+        precision is computed in float32.
 
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device or shape.
@@ -125,11 +126,11 @@ def _divergence(
         found = _divergence(x.float(), time, *wide, *rest, tangents=tangents)  # type: ignore[misc, arg-type]
         return found[0].to(x.dtype), found[1]
     s = _joined(x, t, context)
-    backend = backends.select(x.device.type)
+    beyond = beyond_kernels(s, weights, biases, output, quadratic, linear)
+    backend = "reference" if beyond else backends.select(x.device.type)
     if backend == "reference":
-        return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear, tangents)
-    refuse_forward_gradients(x=x, t=t, context=context, weights=weights, biases=biases)
-    refuse_forward_gradients(output=output, quadratic=quadratic, linear=linear)
+        none = None if tangents else weights[0].new_empty(0, len(weights[0]))
+        return reference.potential_divergence(s, x.shape[1], weights, biases, output, quadratic, linear, none)
     rank = 0 if quadratic is None else len(quadratic)
     return operator(backend, "potential_divergence")(
         s, operators.packed(weights, biases, output, quadratic, linear),

@@ -69,8 +69,7 @@ def potential_flow(
         divergence: whether to integrate it, which takes most of the time in many dimensions.
 
     Returns:
-        :class:`PotentialFlow`, differentiable once in x, context and all parameters, to any order under
-        ``use_backend("reference")``. Half precision is computed in float32.
+        :class:`PotentialFlow`, differentiable in x, context and all parameters. Half precision is computed in float32.
 
     Raises:
         TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
@@ -138,3 +137,12 @@ def _fused(
         return _C.potential_flow(x, times, mass, weights, biases, output, quadratic, linear, context, divergence)
     except TypeError:  # an argument of a wrong type: said better by the composition
         return None
+
+
+# What second derivatives of the fused flow are of (csrc/divergence/potential_flow_op.cpp).
+torch.library.define(
+    "cgm_native::potential_flow_composed",
+    "(Tensor x, float[] times, float mass, Tensor[] weights, Tensor[] biases, Tensor output, Tensor? quadratic, "
+    "Tensor? linear, Tensor? context, bool divergence) -> (Tensor, Tensor)",
+)
+torch.library.impl("cgm_native::potential_flow_composed", "CompositeImplicitAutograd", _composed)

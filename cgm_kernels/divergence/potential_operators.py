@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._derivatives import pulled_back
 from .._register import define, operator, register
 from . import potential_triton
+from .potential_reference import potential_divergence
 
 _NETWORK = "Tensor s, Tensor parameters, Tensor directions, int dims, int width, int layers, int rank, bool linear"
 
@@ -36,10 +38,12 @@ def directions(first: Tensor, dims: int, layers: int) -> Tensor:
     """(P, m). Of K_0x Qᵀ with an orthonormal Q the products K_0x K_0xᵀ are the same, and those are all that counts.
 
     So of more dimensions than units as many tangents as units are enough, and Q is a constant: the gradient by K_0x
-    through K_0x Qᵀ is the right one. Only on the CPU, since GPUs take longer for Q than for the tangents.
+    through K_0x Qᵀ is the right one, but not the second derivative, which only compiled graphs are never asked for.
+    Only on the CPU, since GPUs take longer for Q than for the tangents.
     """
     along = first[:, :dims].mT
-    if layers == 1 or dims <= len(first) or not first.is_cpu:
+    twice = not torch.compiler.is_compiling() and torch.is_grad_enabled()
+    if layers == 1 or dims <= len(first) or not first.is_cpu or twice:
         return along
     return torch.linalg.qr(along.detach())[0].mT @ along
 
@@ -70,11 +74,29 @@ def _backward(
     return *kernel(grad_gradient, grad_laplacian, *saved, *ctx.options), *rest
 
 
+def _backward_composed(
+    grad_gradient: Tensor | None, grad_laplacian: Tensor | None, s: Tensor, parameters: Tensor, along: Tensor,
+    dims: int, width: int, layers: int, rank: int, linear: bool,
+) -> list[Tensor]:  # fmt: skip
+    inputs = [s.shape[1]] + [width] * (layers - 1)
+    sizes = [size for columns in inputs for size in (columns * width, width)]
+    sizes += [width, rank * (dims + 1), (dims + 1) * linear]
+
+    def forward(s: Tensor, parameters: Tensor, along: Tensor) -> tuple[Tensor, Tensor]:
+        *rest, output, quadratic, straight = parameters.split(sizes)
+        weights = [weight.view(width, columns) for weight, columns in zip(rest[::2], inputs, strict=True)]
+        square = quadratic.view(rank, dims + 1) if rank else None
+        return potential_divergence(s, dims, weights, rest[1::2], output, square, straight if linear else None, along)
+
+    return pulled_back(forward, (s, parameters, along), (grad_gradient, grad_laplacian))
+
+
 define(
     "potential_divergence_backward",
     f"(Tensor? grad_gradient, Tensor? grad_laplacian, {_NETWORK}) -> (Tensor, Tensor, Tensor)",
     fake=_backward_fake,
     triton=potential_triton.potential_backward,
+    composed=_backward_composed,
 )
 
 register(

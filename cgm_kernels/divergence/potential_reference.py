@@ -41,17 +41,17 @@ def potential_divergence(
     output: Tensor,
     quadratic: Tensor | None,
     linear: Tensor | None,
-    tangents: bool = True,
+    directions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """∇Φ (B, dims + 1) and the trace (B,) of its derivative by the first ``dims`` inputs, at s (B, dims + 1 + context).
 
-    Without ``tangents`` the second is not to be read.
+    ``directions`` are those of potential_operators.py, else all of space; of none of them the second is not to be read.
     With t_l = tanh z_l and v_l = ∂(w·N)/∂u_l the trace is Σ_l h_l Σ_i (1 − t_l²)_i v_l,i |∂z_l,i/∂x|², h_0 = 1.
     """
     step = 1.0 / max(len(weights) - 1, 1)
     z = F.linear(s, weights[0], biases[0])
     u, slopes = antiderivative(z), [torch.tanh(z)]
-    along = weights[0][:, : dims if tangents else 0].mT  # ∂z_l/∂x, (B, d, m) from the second layer on
+    along = weights[0][:, :dims].mT if directions is None else directions  # ∂z_l/∂x, (B, d, m) from the second layer
     tangent = slopes[0].unsqueeze(1) * along
     squares = [along.square().sum(-2)]
     for weight, bias in zip(weights[1:], biases[1:], strict=True):

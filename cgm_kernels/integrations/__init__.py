@@ -63,8 +63,7 @@ def patch(library: str) -> Patch:
     Masks and indices of a flow's layers may change between calls. One thing is not seen: a change that autograd does
     not count, through ``.data`` or NumPy, of a mask on a GPU or of an autoregressive network's masks.
 
-    Second derivatives of what the flow libraries' layers give, as in score matching, raise an error;
-    ``use_backend("reference")`` around the call that is differentiated has them. torch.func gets the library's own.
+    Second derivatives, as of score matching, are right, in PyTorch's operators. torch.func gets the library's own.
 
     Raises:
         ValueError: ``library`` is unknown. ModuleNotFoundError: it is not installed.
@@ -84,8 +83,7 @@ def accelerate(module: nn.Module) -> Accelerated:
     Parameters, state dict, hooks and numbers (to rounding) stay; what is not recognised stays as it is, and so do the
     libraries themselves. The result lists the layers that were swapped and takes them back by ``undo()`` or at the end
     of a ``with`` block; it is empty where there are none. A pickled model is one of the plain library again, a deep
-    copy stays accelerated. Masks may change between calls, and second derivatives are to be had, as under
-    :func:`patch`.
+    copy stays accelerated. Masks may change between calls as under :func:`patch`.
 
     Raises:
         TypeError: ``module`` is no ``nn.Module``. RuntimeError: the version of its library is not a known one.

@@ -4,8 +4,7 @@ What stays with nflows, each for a reason named in the report: subclasses and ob
 layers are recognised by their exact class), an unconditional transform, inputs that are not plain float32 or float64
 tensors, autocast, torch.func, forward mode; an inverse where the network has batch normalisation, dropout in training,
 hooks, or an activation that the kernel does not have; actnorm while it initialises itself. Piecewise, additive and
-linear transforms are not touched. Second derivatives of a routed call are an error that names
-``use_backend("reference")``, under which they are available.
+linear transforms are not touched.
 """
 
 from __future__ import annotations

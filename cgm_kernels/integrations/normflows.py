@@ -6,8 +6,7 @@ plain float32 or float64 tensors, autocast, torch.func, forward mode; an inverse
 normalisation, dropout in training, hooks, a context, or an activation that the kernel does not have; actnorm while it
 initialises itself. Couplings conditioned by normflows' own MLP run as whole layers, those in a row in one call of the
 flow's method: couplings of halves with swaps of these between them, and masked ones, of a mask and its complement,
-with constant layers between them, whose networks compute only what the mask leaves. Second derivatives of a routed call
-are an error that names ``use_backend("reference")``, under which they are available.
+with constant layers between them, whose networks compute only what the mask leaves.
 """
 
 from __future__ import annotations

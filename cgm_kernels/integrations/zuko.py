@@ -5,8 +5,7 @@ What stays with zuko, each for a reason named in the report: univariate transfor
 ``MonotonicAffineTransform`` (splines, neural ones), transforms that zuko's own coupling and masked autoregressive
 modules did not make, subclasses and objects with methods of their own, inputs that are not plain float32 or float64
 tensors, autocast, torch.func, forward mode; an inverse where the masked network has residual blocks, hooks, or an
-activation that the kernel does not have. Second derivatives of a routed call are an error that names
-``use_backend("reference")``, under which they are available.
+activation that the kernel does not have.
 """
 
 from __future__ import annotations

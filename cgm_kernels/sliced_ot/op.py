@@ -17,8 +17,9 @@ import torch
 from torch import Generator, Tensor
 
 from .. import backends
+from .._derivatives import beyond_kernels
 from .._extension import _C
-from .._register import operator, refuse_forward_gradients, refuse_gradients
+from .._register import operator, refuse_gradients
 from ..precision import HALVES, outside_autocast
 from . import checks, reference
 from .directions import random_projections
@@ -57,7 +58,7 @@ def wasserstein_1d(
     checks.weights("y_weights", y_weights, "y", y.shape, y)
     if x.dtype in HALVES:
         return wasserstein_1d(x.float(), y.float(), x_weights=x_weights, y_weights=y_weights, p=p).to(x.dtype)
-    backend = backends.select(x.device.type)
+    backend = "reference" if beyond_kernels(x, y, x_weights, y_weights) else backends.select(x.device.type)
     if backend == "reference":
         return reference.wasserstein_1d(x, y, x_weights, y_weights, p)
     grad = torch.is_grad_enabled()
@@ -66,7 +67,6 @@ def wasserstein_1d(
         value = _C.wasserstein_1d(x, y, x_weights, y_weights, p, *keeps)
         if value is not None:
             return value
-    refuse_forward_gradients(x=x, y=y, x_weights=x_weights, y_weights=y_weights)
     return operator(backend, "wasserstein_1d_forward")(x, y, x_weights, y_weights, p, *keeps)[0]
 
 
@@ -147,11 +147,11 @@ def sliced_displacement(
         return sliced_displacement(
             x.float(), y.float(), projections=widened, x_weights=x_weights, y_weights=y_weights
         ).to(x.dtype)
-    backend = backends.select(x.device.type)
+    beyond = beyond_kernels(x, y, projections, x_weights, y_weights)
+    backend = "reference" if beyond else backends.select(x.device.type)
     if backend == "reference":
         return reference.sliced_displacement(x, y, projections, x_weights, y_weights)
     refuse_gradients(projections=projections, x_weights=x_weights, y_weights=y_weights, y=y)
-    refuse_forward_gradients(x=x)
     point = x.detach()
     _, gradient, _ = operator(backend, "sliced_forward")(
         point, y, projections, x_weights, y_weights, 2.0, False, GRADIENT, NOTHING
@@ -193,7 +193,8 @@ def _sliced(
     if x.dtype in HALVES:
         clouds = (x.float(), y.float())
         return _sliced(*clouds, projections.float(), n_projections, p, x_weights, y_weights, None, root).to(x.dtype)
-    backend = backends.select(x.device.type)
+    beyond = beyond_kernels(x, y, projections, x_weights, y_weights)
+    backend = "reference" if beyond else backends.select(x.device.type)
     if backend == "reference":
         return reference.sliced_wasserstein(x, y, projections, x_weights, y_weights, p, root)
     refuse_gradients(projections=projections, x_weights=x_weights, y_weights=y_weights)
@@ -203,7 +204,6 @@ def _sliced(
         value = _C.sliced_wasserstein(*arguments)
         if value is not None:
             return value
-    refuse_forward_gradients(x=x, y=y)
     return operator(backend, "sliced_forward")(*arguments)[0]
 
 

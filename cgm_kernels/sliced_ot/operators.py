@@ -133,6 +133,7 @@ register(
     setup_context=_sliced_setup,
     backward=_sliced_backward,
     triton=triton.sliced_forward,
+    once=True,
 )
 
 register(
@@ -143,4 +144,5 @@ register(
     setup_context=_rows_setup,
     backward=_rows_backward,
     triton=triton.wasserstein_1d_forward,
+    once=True,
 )

@@ -6,6 +6,7 @@
 
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -13,9 +14,9 @@
 #include <utility>
 
 #include "common/at_parallel.h"
-#include "common/double_backward.h"
 #include "common/fast_path.h"
 #include "common/large_output.h"
+#include "common/recorded.h"
 #include "common/registered.h"
 #include "coupling/kernels.h"
 
@@ -99,25 +100,35 @@ class Actnorm : public torch::autograd::Function<Actnorm> {
     const ActnormOptions options{integers[0], integers[1], integers[2] != 0, numbers[0], numbers[1], numbers[2]};
     variable_list result(4);
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    {
-      at::NoGradGuard no_grad;
-      if (plain_eager(grads[0], grads[1])) {
-        fill(result, grads, saved, options, &channel_backward, &affine_backward);
-      } else {
-        static const auto by_channel = registered<decltype(channel_backward)>("cgm_native::channel_backward");
-        static const auto by_element = registered<decltype(affine_backward)>("cgm_native::affine_backward");
-        fill(result, grads, saved, options, by_channel, by_element);
-      }
+    const bool direct = !recorded() && plain_eager(grads[0], grads[1]);
+    const BelowAutograd below;
+    if (direct) {
+      fill(result, grads, saved, saved[3], options, &channel_backward, &affine_backward);
+    } else {
+      static const auto by_channel = registered<decltype(channel_backward)>("cgm_native::channel_backward");
+      static const auto by_element = registered<decltype(affine_backward)>("cgm_native::affine_backward");
+      const auto multiplier = recorded() ? multiplier_of(saved[1], options) : saved[3];
+      fill(result, grads, saved, multiplier, options, by_channel, by_element);
     }
-    return final_gradients(std::move(result), {saved[0], saved[1], saved[2], grads[0], grads[1]});
+    return result;
   }
 
  private:
+  // σ, or its reciprocal for an inverse, as autograd sees it: what the forward kept does not depend on the log-scales.
+  static at::Tensor multiplier_of(const at::Tensor& log_scale, const ActnormOptions& options) {
+    static const auto run = registered<decltype(affine_forward)>("cgm_native::affine_forward");
+    const auto s = row(log_scale);
+    const auto ones = at::ones(s.sizes(), s.options());
+    return std::get<0>(run(ones, s, at::zeros_like(ones), options.kind, options.bound, options.offset, options.eps,
+                           int64_t{1}, options.inverse));
+  }
+
   // `by_channel` is channel_backward and `by_element` affine_backward, called directly or as registered operators.
   template <typename ByChannel, typename ByElement>
   static void fill(variable_list& result, const variable_list& grads, const variable_list& saved,
-                   const ActnormOptions& options, const ByChannel& by_channel, const ByElement& by_element) {
-    const auto &x = saved[0], &log_scale = saved[1], &shift = saved[2], &multiplier = saved[3];
+                   const at::Tensor& multiplier, const ActnormOptions& options, const ByChannel& by_channel,
+                   const ByElement& by_element) {
+    const auto &x = saved[0], &log_scale = saved[1], &shift = saved[2];
     const Sizes sizes = sizes_of(x, options.channel);
     OptionalTensor by_multiplier, by_log_det;
     if (grads[0].defined()) {

@@ -1,12 +1,16 @@
 // Eager autograd of the masked inverse on the CPU; all but plain eager calls takes the registered operator.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 #include <cmath>
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/recorded.h"
 #include "common/registered.h"
 #include "coupling/masked.h"
 
@@ -77,6 +81,7 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     variable_list saved{y, x, packed, std::get<2>(found), row_bias.value_or(at::Tensor()), plan};
     std::vector<int64_t> begins;
     for (const auto* part : parts) saved.push_back(part->places), begins.push_back(part->start);
+    saved.insert(saved.end(), parameters.begin(), parameters.end());
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["begins"] = std::move(begins);
     ctx->saved_data["widths"] = options.widths, ctx->saved_data["starts"] = options.starts;
@@ -87,17 +92,27 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     constexpr size_t others = 4;  // arguments of forward() behind the parameters
-    variable_list result(2 + saved.size() - first_places + others);
-    if (!grads[0].defined() && !grads[1].defined()) return result;
-    {
-      at::NoGradGuard no_grad;
-      fill(ctx, grads, saved, result);
-    }
-    return final_gradients(std::move(result), {saved[1], grads[0], grads[1]});  // x depends on all inputs
+    variable_list result(2 + (saved.size() - first_places) / 2 + others);
+    if (grads[0].defined() || grads[1].defined()) fill(ctx, grads, saved, result);
+    return result;
   }
 
  private:
-  static constexpr size_t first_places = 6;  // among the saved tensors
+  static constexpr size_t first_places = 6;  // among the saved tensors, of which the last are the parameters
+
+  // The packed parameters as autograd sees them: those that the forward kept depend on nothing.
+  static at::Tensor packed_again(const variable_list& saved, const std::vector<int64_t>& begins) {
+    const int64_t size = saved[2].numel();
+    variable_list places, numbers;
+    for (size_t p = 0; p < begins.size(); ++p) {
+      const auto flat = saved[first_places + p].reshape({-1}).to(at::kLong);
+      places.push_back(at::where(flat < 0, size, flat + begins[p]));
+      numbers.push_back(saved[first_places + begins.size() + p].reshape({-1}));
+    }
+    return at::zeros({size + 1}, saved[2].options())
+        .index_copy(0, at::cat(places), at::cat(numbers))
+        .narrow(0, 0, size);
+  }
 
   static void fill(AutogradContext* ctx, const variable_list& grads, const variable_list& saved,
                    variable_list& result) {
@@ -105,15 +120,17 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     const Options options{data["widths"].toIntVector(), data["starts"].toIntVector(), data["integers"].toIntVector(),
                           data["numbers"].toDoubleVector()};
     const auto &y = saved[0], &x = saved[1], &row_bias = saved[4];
+    const auto begins = data["begins"].toIntVector();
+    const bool plain = !recorded() && plain_eager(grads[0], grads[1]);
+    const BelowAutograd below;
     // Hooks may have given saved tensors other strides.
-    const auto packed = saved[2].contiguous(), kept = saved[3].contiguous(), plan = saved[5].contiguous();
+    const auto packed = recorded() ? packed_again(saved, begins) : saved[2].contiguous();
+    const auto kept = saved[3].contiguous(), plan = saved[5].contiguous();
     const auto rows = row_bias.defined() ? OptionalTensor(row_bias.contiguous()) : std::nullopt;
     const auto arguments = arguments_of(y, packed, rows, plan, options);
     const int64_t n_rows = arguments.y.size(0);
     const auto grad_x = as_rows(grads[0], n_rows);
     const auto grad_log_det = grads[1].defined() && y.dim() != 2 ? grads[1].reshape({n_rows}) : grads[1];
-    const bool plain = plain_eager(grads[0], grads[1]);
-    const auto begins = data["begins"].toIntVector();
     const bool wanted = wants_parameters(ctx, rows.has_value(), begins.size());
     const auto [by_y, by_parameters, by_rows] =
         plain ? masked_backward(grad_x, grad_log_det, arguments, kept, wanted)

@@ -29,7 +29,8 @@ struct MlpOptions {
 };
 
 // One layer of a stack. `layers` holds weights (out, in) and biases (out) in turn; where it is conditioned,
-// `conditioning` (rows, width of the first layer) is added to the first layer's result, and no backward reads it.
+// `conditioning` (rows, width of the first layer) is added to the first layer's result, and no kernel's backward reads
+// it.
 struct Stage {
   std::vector<at::Tensor> layers;
   at::Tensor conditioning;
@@ -81,7 +82,10 @@ std::vector<StageKept> cut_kept(const at::Tensor& block, const std::vector<Stage
 MlpBackward mlp_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
                          const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers);
 
-// The same in operators that the dispatcher knows, for batched and traced gradients.
+// What the forward left as autograd sees it: found again from x or, where that is undefined, from the last y.
+MlpForward recorded_forward(at::Tensor x, const at::Tensor& y, const std::vector<Stage>& stages);
+
+// mlp_backward in operators that the dispatcher knows, for batched, traced and recorded gradients.
 MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
                               const MlpForward& forward, const std::vector<Stage>& stages, bool want_layers);
 

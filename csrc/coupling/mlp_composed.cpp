@@ -1,7 +1,10 @@
 // The backward of whole coupling layers in operators that the dispatcher knows.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/tanh.h>
 #include <ATen/ops/threshold_backward.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -50,7 +53,53 @@ at::Tensor composed_stage(const at::Tensor& grad_y, const at::Tensor& grad_log_d
   return grad_x + at::constant_pad_nd(grad, {options.input_start, behind});
 }
 
+// The parameters that a layer's network gives for `event`, and in `kept` what its layers read.
+at::Tensor network(const Stage& stage, const at::Tensor& event, StageKept& kept) {
+  auto read = event.narrow(1, stage.options.input_start, stage.options.input_count);
+  at::Tensor sums, passes;  // `passes` residual blocks
+  for (size_t l = 0; l < stage.depth(); ++l) {
+    sums = at::linear(read, stage.weight(l), stage.bias(l));
+    if (l == 0 && stage.conditioned) sums = sums + stage.conditioning;
+    if (stage.last(l)) break;
+    if (stage.joins(l)) passes = sums = passes.defined() ? passes + sums : sums;
+    read = !stage.activates(l) ? sums : stage.options.activation == TileActivation::relu ? at::relu(sums) : sums.tanh();
+    kept.hidden.push_back(read);
+  }
+  return kept.parameters = sums;
+}
+
+at::Tensor couple(const at::Tensor& event, const at::Tensor& parameters, const MlpOptions& options, bool inverse) {
+  if (options.additive) {
+    const auto shift = at::constant_pad_nd(parameters, {options.start, event.size(1) - options.start - options.count});
+    return inverse ? event - shift : event + shift;
+  }
+  static const auto run = registered<decltype(affine_event_forward)>("cgm_native::affine_event_forward");
+  const auto& scale = options.scale;
+  return std::get<0>(run(event, parameters, std::nullopt, options.start, options.count, int64_t{1}, options.order,
+                         static_cast<int64_t>(scale.kind), scale.bound, scale.offset, scale.eps, inverse));
+}
+
 }  // namespace
+
+MlpForward recorded_forward(at::Tensor x, const at::Tensor& y, const std::vector<Stage>& stages) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
+  MlpForward result;
+  result.stages.resize(stages.size());
+  const bool onwards = x.defined();
+  if (!onwards) result.stages.back().y = y;
+  for (size_t k = 0; k < stages.size(); ++k) {
+    const size_t s = onwards ? k : stages.size() - 1 - k;
+    auto& kept = result.stages[s];
+    const auto& options = stages[s].options;
+    if (onwards) {
+      x = kept.y = couple(x, network(stages[s], x, kept), options, options.inverse);
+    } else {
+      const auto before = couple(kept.y, network(stages[s], kept.y, kept), options, !options.inverse);
+      if (s > 0) result.stages[s - 1].y = before;
+    }
+  }
+  return result;
+}
 
 MlpBackward composed_backward(const at::Tensor& grad_y, const at::Tensor& grad_log_det, const at::Tensor& x,
                               const MlpForward& forward, const std::vector<Stage>& stages, bool) {

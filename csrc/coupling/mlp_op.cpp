@@ -5,8 +5,8 @@
 #include <cmath>
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/recorded.h"
 #include "coupling/mlp.h"
 
 namespace cgm::coupling {
@@ -67,9 +67,12 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     ctx->set_materialize_grads(false);
     Packed packed;
     for (const auto& stage : stages) packed.add(stage);
-    packed.tensors.push_back(reads(stages.front(), /*image=*/false) ? x : at::Tensor());
+    const bool reads_y = reads(stages.back(), /*image=*/true);
+    packed.tensors.push_back(reads(stages.front(), /*image=*/false) || !reads_y ? x : at::Tensor());
     packed.tensors.push_back(result.kept);
-    packed.tensors.push_back(reads(stages.back(), /*image=*/true) ? result.y() : at::Tensor());
+    packed.tensors.push_back(reads_y ? result.y() : at::Tensor());
+    for (const auto& stage : stages)
+      if (stage.conditioned) packed.tensors.push_back(stage.conditioning);
     ctx->save_for_backward(std::move(packed.tensors));
     ctx->saved_data["integers"] = std::move(packed.integers), ctx->saved_data["numbers"] = std::move(packed.numbers);
     ctx->saved_data["batch"] = x.size(0), ctx->saved_data["event"] = x.size(1);
@@ -85,33 +88,37 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     for (const auto& stage : stages) result.resize(result.size() + stage.layers.size() + stage.conditioned);
     result.emplace_back();  // the stages
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    {
-      at::NoGradGuard no_grad;
-      const auto [x, forward] = kept_of(ctx, saved, stages);
-      const bool log_det = ctx->saved_data["log_det"].toBool(), want_layers = wants_layers(ctx, stages, log_det);
-      const auto differentiate = plain_eager(grads[0], grads[1]) ? mlp_backward : composed_backward;
-      auto found = differentiate(grads[0], grads[1], x, forward, stages, want_layers);
-      result[0] = found.grad_x;
-      if (log_det) result[1] = grads[1];
-      auto to = result.begin() + 2;
-      for (auto& own : found.stages) {
-        to = std::copy(own.layers.begin(), own.layers.end(), to);
-        if (own.conditioning.defined()) *to++ = own.conditioning;
-      }
+    const bool direct = !recorded() && plain_eager(grads[0], grads[1]);
+    const BelowAutograd below;
+    const auto [x, forward] = kept_of(ctx, saved, stages);
+    const bool log_det = ctx->saved_data["log_det"].toBool(), want_layers = wants_layers(ctx, stages, log_det);
+    const auto differentiate = direct ? mlp_backward : composed_backward;
+    auto found = differentiate(grads[0], grads[1], x, forward, stages, want_layers);
+    result[0] = found.grad_x;
+    if (log_det) result[1] = grads[1];
+    auto to = result.begin() + 2;
+    for (auto& own : found.stages) {
+      to = std::copy(own.layers.begin(), own.layers.end(), to);
+      if (own.conditioning.defined()) *to++ = own.conditioning;
     }
-    variable_list sources = saved;
-    sources.insert(sources.end(), grads.begin(), grads.end());
-    return final_gradients(std::move(result), sources);
+    return result;
   }
 
  private:
   // x and what the forward left. Hooks may have given saved tensors other strides.
   static std::pair<at::Tensor, MlpForward> kept_of(AutogradContext* ctx, const variable_list& saved,
-                                                   const std::vector<Stage>& stages) {
+                                                   std::vector<Stage> stages) {
     auto next = saved.begin();
     for (const auto& stage : stages) next += stage.layers.size();
     std::pair<at::Tensor, MlpForward> result{*next++, {}};
     const auto block = (*next++).contiguous();
+    if (recorded()) {
+      auto conditioning = next + 1;
+      for (auto& stage : stages)
+        if (stage.conditioned) stage.conditioning = *conditioning++;
+      result.second = recorded_forward(result.first, *next, stages);
+      return result;
+    }
     const int64_t batch = ctx->saved_data["batch"].toInt(), event = ctx->saved_data["event"].toInt();
     result.second.stages = cut_kept(block, stages, batch, event);
     result.second.stages.back().y = *next;

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/recorded.h"
 #include "common/registered.h"
 #include "coupling/actnorm.h"
 #include "coupling/coupling.h"
@@ -78,17 +78,15 @@ class Affine : public torch::autograd::Function<Affine> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const bool same = !options.inverse && !is_gate(options);  // the shift is added as it is
     const bool want_x = ctx->needs_input_grad(0), want_s = ctx->needs_input_grad(1), want_t = ctx->needs_input_grad(2);
-    {
-      at::NoGradGuard no_grad;
-      static const auto run = registered<decltype(affine_backward)>("cgm_native::affine_backward");
-      auto [by_x, by_s, by_t] =
-          run(given(grads[0]), given(grads[1]), saved[0], saved[1], given(saved[2]), options.kind, options.bound,
-              options.offset, options.eps, options.event_dims, options.inverse, want_x, want_s, want_t && !same);
-      if (want_x) result[0] = by_x;
-      if (want_s) result[1] = by_s;
-      if (want_t) result[2] = same ? grads[0] : by_t;
-    }
-    return final_gradients(std::move(result), {saved[0], saved[1], saved[2], grads[0], grads[1]});
+    const BelowAutograd below;
+    static const auto run = registered<decltype(affine_backward)>("cgm_native::affine_backward");
+    auto [by_x, by_s, by_t] =
+        run(given(grads[0]), given(grads[1]), saved[0], saved[1], given(saved[2]), options.kind, options.bound,
+            options.offset, options.eps, options.event_dims, options.inverse, want_x, want_s, want_t && !same);
+    if (want_x) result[0] = by_x;
+    if (want_s) result[1] = by_s;
+    if (want_t) result[2] = same ? grads[0] : by_t;
+    return result;
   }
 };
 
@@ -111,16 +109,14 @@ class AffineEvent : public torch::autograd::Function<AffineEvent> {
     const Options options = options_of(ctx);
     variable_list result(4);
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    {
-      at::NoGradGuard no_grad;
-      static const auto run = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
-      auto [by_x, by_parameters] =
-          run(given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,
-              options.order, options.kind, options.bound, options.offset, options.eps, options.inverse);
-      result[0] = by_x, result[1] = by_parameters;
-      if (options.running) result[2] = grads[1];
-    }
-    return final_gradients(std::move(result), {saved[0], saved[1], grads[0], grads[1]});
+    const BelowAutograd below;
+    static const auto run = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
+    auto [by_x, by_parameters] =
+        run(given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,
+            options.order, options.kind, options.bound, options.offset, options.eps, options.inverse);
+    result[0] = by_x, result[1] = by_parameters;
+    if (options.running) result[2] = grads[1];
+    return result;
   }
 };
 

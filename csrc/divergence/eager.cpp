@@ -9,8 +9,8 @@
 #include <cmath>
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
+#include "common/recorded.h"
 #include "common/registered.h"
 #include "divergence/divergence.h"
 #include "divergence/kernels.h"
@@ -95,23 +95,19 @@ class MlpDivergence : public torch::autograd::Function<MlpDivergence> {
     const auto &x = saved[0], &added = saved[1], &probes = saved[2], &kept = saved[3];
     variable_list result(layers.size() + 6);
     if (std::none_of(grads.begin(), grads.end(), [](const at::Tensor& grad) { return grad.defined(); })) return result;
-    {
-      at::NoGradGuard no_grad;
-      const auto options = options_of(x, layers, integers[0], integers[1] != 0, integers[2] != 0);
-      const at::Tensor by_norm = options.frobenius ? grads[2] : at::Tensor();
-      const bool plain = plain_eager(grads[0], grads[1], by_norm);
-      auto found = plain ? mlp_backward(grads[0], grads[1], by_norm, x, probes, parameters_of(layers), as_rows(added),
-                                        {}, kept, options)
-                         : registered_backward(grads, x, probes, layers, added, kept, options);
-      result[0] = found.x;
-      result[1] = added.dim() == 1 ? found.added.squeeze(-2) : found.added;
-      auto& parameters = found.parameters;
-      for (size_t k = 0; k < layers.size(); ++k)
-        result[2 + k] = k == 0 || k % 2 == 1 ? parameters.weights[(k + 1) / 2] : parameters.biases[k / 2 - 1];
-    }
-    variable_list sources = saved;
-    sources.insert(sources.end(), grads.begin(), grads.end());
-    return final_gradients(std::move(result), sources);
+    const auto options = options_of(x, layers, integers[0], integers[1] != 0, integers[2] != 0);
+    const at::Tensor by_norm = options.frobenius ? grads[2] : at::Tensor();
+    const bool plain = !recorded() && plain_eager(grads[0], grads[1], by_norm);
+    const BelowAutograd below;
+    auto found = plain ? mlp_backward(grads[0], grads[1], by_norm, x, probes, parameters_of(layers), as_rows(added), {},
+                                      kept, options)
+                       : registered_backward(grads, x, probes, layers, added, kept, options);
+    result[0] = found.x;
+    result[1] = added.dim() == 1 ? found.added.squeeze(-2) : found.added;
+    auto& parameters = found.parameters;
+    for (size_t k = 0; k < layers.size(); ++k)
+      result[2 + k] = k == 0 || k % 2 == 1 ? parameters.weights[(k + 1) / 2] : parameters.biases[k / 2 - 1];
+    return result;
   }
 };
 

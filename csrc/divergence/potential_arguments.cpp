@@ -7,7 +7,6 @@
 
 #include <utility>
 
-#include "common/double_backward.h"
 #include "common/fast_path.h"
 
 namespace cgm::divergence {
@@ -47,14 +46,15 @@ bool right(const PotentialArguments& given, const std::vector<at::Tensor>& biase
 
 }  // namespace
 
-PreparedNetwork prepare(const PotentialArguments& given, bool tangents) {
+PreparedNetwork prepare(const PotentialArguments& given, bool tangents, bool reduced) {
   std::vector<at::Tensor> parts;
   for (const size_t k : given.packing()) parts.push_back(given.all[k].reshape({-1}));
   PreparedNetwork found;
   found.packed = at::cat(parts);
   const auto by_space = given.first().narrow(1, 0, tangents ? given.dims() : 0).t();
   found.directions = by_space.contiguous();
-  if (tangents && given.layers > 1 && given.dims() > given.width()) {  // as many tangents as units are enough
+  if (reduced && tangents && given.layers > 1 &&
+      given.dims() > given.width()) {  // as many tangents as units are enough
     found.basis = std::get<0>(at::linalg_qr(found.directions)).t();
     found.directions = at::mm(found.basis, by_space);
   }
@@ -75,13 +75,12 @@ void part(const PotentialArguments& given, const PreparedNetwork& ready, const a
 }
 
 std::vector<at::Tensor> gradients_of_present(const std::vector<at::Tensor>& of_all, const PotentialArguments& given,
-                                             const std::vector<at::Tensor>& grads, size_t others) {
-  std::vector<at::Tensor> result, sources = given.defined();
+                                             size_t others) {
+  std::vector<at::Tensor> result;
   for (size_t k = 0; k < of_all.size(); ++k)
     if (given.all[k].defined()) result.push_back(of_all[k]);
   result.resize(result.size() + others);
-  sources.insert(sources.end(), grads.begin(), grads.end());
-  return final_gradients(std::move(result), sources);
+  return result;
 }
 
 std::optional<PotentialArguments> plain_arguments(const at::Tensor& x, const std::optional<at::Tensor>& t,

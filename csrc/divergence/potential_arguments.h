@@ -63,17 +63,18 @@ struct PreparedNetwork {
   at::Tensor packed, directions, basis;  // basis (P, d): undefined where the directions are those of space
 };
 
-// Without `tangents` there are no directions, and a Laplacian is not to be read.
-PreparedNetwork prepare(const PotentialArguments& given, bool tangents);
+// Without `tangents` there are no directions, and a Laplacian is not to be read. A `reduced` network has no more
+// directions than units, and no second derivatives.
+PreparedNetwork prepare(const PotentialArguments& given, bool tangents, bool reduced = true);
 
 // Cuts the gradients of what the kernels read into those of the arguments, in their places of `result`.
 void part(const PotentialArguments& given, const PreparedNetwork& ready, const at::Tensor& grad_packed,
           const at::Tensor& grad_directions, std::vector<at::Tensor>& result);
 
 // The gradients of all arguments as autograd takes them: those of the present ones, then none for `others`, what is
-// there beside tensors. They depend on all that the arguments and `grads` depend on.
+// there beside tensors.
 std::vector<at::Tensor> gradients_of_present(const std::vector<at::Tensor>& of_all, const PotentialArguments& given,
-                                             const std::vector<at::Tensor>& grads, size_t others);
+                                             size_t others);
 
 // Those of a plain eager call on the CPU, with nothing wrong; undefined where there are none.
 std::optional<PotentialArguments> plain_arguments(const at::Tensor& x, const std::optional<at::Tensor>& t,

@@ -1,5 +1,6 @@
 // Eager autograd of the flow of OT-Flow's potential on the CPU; everything else is composed of its steps in Python.
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
@@ -7,6 +8,8 @@
 #include <utility>
 
 #include "common/fast_path.h"
+#include "common/recorded.h"
+#include "common/registered.h"
 #include "divergence/potential.h"
 #include "divergence/potential_arguments.h"
 
@@ -24,6 +27,39 @@ PotentialPlan plan_of(const PotentialArguments& given, const std::vector<double>
 at::Tensor context_of(const PotentialArguments& given) {
   const auto& context = given.context();
   return context.defined() ? context.expand({given.x().size(0), context.size(-1)}).contiguous() : context;
+}
+
+// The gradients of all arguments by autograd, through the flow as Python composes it: batched, traced or recorded.
+std::vector<at::Tensor> composed_gradients(const PotentialArguments& given, const variable_list& grads,
+                                           const std::vector<double>& times, double mass, bool tangents) {
+  using List = std::vector<at::Tensor>;
+  const bool create_graph = recorded();
+  const at::AutoGradMode with_gradients(true);
+  static const auto run = registered<std::tuple<at::Tensor, at::Tensor>(
+      const at::Tensor&, at::ArrayRef<double>, double, at::TensorList, at::TensorList, const at::Tensor&,
+      const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, const std::optional<at::Tensor>&, bool)>(
+      "cgm_native::potential_flow_composed");
+  auto own = given;  // each a node of its own: an argument may depend on another
+  for (auto& tensor : own.all)
+    if (tensor.defined()) tensor = tensor.view_as(tensor);
+  const auto optional = [](const at::Tensor& tensor) {
+    return tensor.defined() ? std::optional(tensor) : std::nullopt;
+  };
+  const auto first = own.all.begin() + 3;
+  const List weights(first, first + own.layers), biases(first + own.layers, first + 2 * own.layers);
+  const auto [end, integrals] =
+      run(own.x(), times, mass, weights, biases, own.all[3 + 2 * own.layers], optional(own.quadratic()),
+          optional(own.linear()), optional(own.context()), tangents);
+  List outputs, cotangents, inputs, result(own.all.size());
+  if (grads[0].defined()) outputs.push_back(end), cotangents.push_back(grads[0]);
+  if (grads[1].defined()) outputs.push_back(integrals), cotangents.push_back(grads[1]);
+  std::vector<size_t> places;
+  for (size_t k = 0; k < own.all.size(); ++k)
+    if (own.wanted(k)) places.push_back(k), inputs.push_back(own.all[k]);
+  const auto found = torch::autograd::grad(outputs, inputs, cotangents, /*retain_graph=*/create_graph, create_graph,
+                                           /*allow_unused=*/true);
+  for (size_t k = 0; k < places.size(); ++k) result[places[k]] = found[k];
+  return result;
 }
 
 class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
@@ -57,21 +93,21 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
     variable_list grads_of_all(given.all.size());
     if (!grads[0].defined() && !grads[1].defined()) return variable_list(sources.size() + others);
-    TORCH_CHECK(plain_eager(grads[0], grads[1]),
-                "batched or traced gradients of a flow come from cgm_kernels.use_backend('reference')");
-    {
-      at::NoGradGuard no_grad;
-      for (auto& grad : grads)
-        if (grad.defined()) grad = grad.contiguous();
-      const auto found = potential_flow_backward(
-          grads[0], grads[1], saved[0], saved[1], ready.packed, ready.directions,
-          plan_of(given, ctx->saved_data["times"].toDoubleVector(), ctx->saved_data["mass"].toDouble()));
-      if (given.wanted(0)) grads_of_all[0] = found.grad_x;
-      if (given.wanted(2))
-        grads_of_all[2] = given.context().dim() == 1 ? found.grad_context.sum(0) : found.grad_context;
-      part(given, ready, found.grad_parameters, found.grad_directions, grads_of_all);
+    const auto times = ctx->saved_data["times"].toDoubleVector();
+    const double mass = ctx->saved_data["mass"].toDouble();
+    if (recorded() || !plain_eager(grads[0], grads[1])) {
+      const bool tangents = ready.directions.size(0) > 0;
+      return gradients_of_present(composed_gradients(given, grads, times, mass, tangents), given, others);
     }
-    return gradients_of_present(grads_of_all, given, grads, others);
+    const BelowAutograd below;
+    for (auto& grad : grads)
+      if (grad.defined()) grad = grad.contiguous();
+    const auto found = potential_flow_backward(grads[0], grads[1], saved[0], saved[1], ready.packed, ready.directions,
+                                               plan_of(given, times, mass));
+    if (given.wanted(0)) grads_of_all[0] = found.grad_x;
+    if (given.wanted(2)) grads_of_all[2] = given.context().dim() == 1 ? found.grad_context.sum(0) : found.grad_context;
+    part(given, ready, found.grad_parameters, found.grad_directions, grads_of_all);
+    return gradients_of_present(grads_of_all, given, others);
   }
 };
 

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <utility>
 
+#include "common/recorded.h"
 #include "common/registered.h"
 #include "divergence/potential.h"
 #include "divergence/potential_arguments.h"
@@ -57,28 +58,30 @@ class Potential : public torch::autograd::Function<Potential> {
     ctx->save_for_backward(std::move(saved));
     ctx->saved_data["layers"] = layers;
     ctx->saved_data["present"] = present;
+    ctx->saved_data["time"] = time;
     return {gradient, laplacian};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const PreparedNetwork ready{saved[1], saved[2], saved[3]};
     const auto present = ctx->saved_data["present"].toIntVector();
     const variable_list sources(saved.begin() + 4, saved.end());
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
     variable_list grads_of_all(given.all.size());
     if (!grads[0].defined() && !grads[1].defined()) return variable_list(sources.size() + others);
-    {
-      at::NoGradGuard no_grad;
-      const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
-      static const auto kernel = registered<decltype(potential_backward)>("cgm_native::potential_divergence_backward");
-      auto [grad_s, grad_packed, grad_directions] =
-          kernel(optional(grads[0]), optional(grads[1]), saved[0], ready.packed, ready.directions, given.dims(),
-                 given.width(), given.layers, given.rank(), given.linear().defined());
-      part(given, grad_s, grads_of_all);
-      part(given, ready, grad_packed, grad_directions, grads_of_all);
-    }
-    return gradients_of_present(grads_of_all, given, grads, others);
+    const BelowAutograd below;
+    // What the forward kept depends on nothing, and its basis is a constant for first derivatives alone.
+    const bool tangents = saved[2].size(0) > 0;
+    const auto ready = recorded() ? prepare(given, tangents, false) : PreparedNetwork{saved[1], saved[2], saved[3]};
+    const auto s = recorded() ? point(given, ctx->saved_data["time"].toDouble()) : saved[0];
+    const auto optional = [](const at::Tensor& grad) { return grad.defined() ? OptionalTensor(grad) : std::nullopt; };
+    static const auto kernel = registered<decltype(potential_backward)>("cgm_native::potential_divergence_backward");
+    auto [grad_s, grad_packed, grad_directions] =
+        kernel(optional(grads[0]), optional(grads[1]), s, ready.packed, ready.directions, given.dims(), given.width(),
+               given.layers, given.rank(), given.linear().defined());
+    part(given, grad_s, grads_of_all);
+    part(given, ready, grad_packed, grad_directions, grads_of_all);
+    return gradients_of_present(grads_of_all, given, others);
   }
 };
 

@@ -139,6 +139,25 @@ def test_what_is_not_recognised_is_zukos():
     assert_passed_on(counts(), "a transform that no coupling or masked module made")
 
 
+@pytest.mark.parametrize("kind", ["RealNVP", "MAF"])
+def test_second_derivatives(kind):
+    """Of the density and of samples, by the points and by all parameters, as of score matching."""
+    model = flow(kind)
+    x = draw(4, 6, grad=True)
+    leaves = [x, *model.parameters()]
+
+    def curvature():
+        found = []
+        for values in (model().log_prob(x), model().transform.inv(x).sin()):
+            (first,) = torch.autograd.grad(values.sum(), x, create_graph=True)
+            found += torch.autograd.grad(first.square().sum(), leaves, materialize_grads=True)
+        return found
+
+    expected = curvature()
+    with integrations.patch("zuko"):
+        torch.testing.assert_close(curvature(), expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_subclass_is_zukos():
     class Doubled(zuko.flows.GeneralCouplingTransform):
         def meta(self, c, x):

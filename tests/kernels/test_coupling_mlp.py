@@ -8,6 +8,7 @@ import torch
 import cgm_kernels
 from tests.support.backends import running
 from tests.support.called import made_by
+from tests.support.derivatives import assert_further_derivatives
 from tests.support.tolerances import assert_as_accurate
 
 SPLITS = [(3, 7), (0, 4), (5, 6), (slice(0, 4), 7), (slice(2, None), 5), (slice(0, None, 2), 6), (slice(1, None, 2), 7)]
@@ -176,14 +177,19 @@ def test_compiled_graphs_and_transforms_take_the_composition(pair):
     torch._dynamo.reset()
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("pair", NATIVE)
-def test_second_derivatives_are_refused(pair):
-    x, _, _, *layers = draw(2, 5, 6)
-    x.requires_grad_()
-    y, _ = cgm_kernels.affine_coupling_mlp(x, layers[:3], layers[3:], 2)
-    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives are not available"):
-        first.sum().backward()
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_further_derivatives(activation, inverse, pair):
+    """By the layers, the conditioning and the total, too."""
+
+    def call(x, log_det, conditioning, *layers):
+        half = len(layers) // 2
+        options = {"conditioning": conditioning, "activation": activation, "inverse": inverse, "scale": "tanh"}
+        return cgm_kernels.affine_coupling_mlp(x, layers[:half], layers[half:], 2, log_det, **options)
+
+    assert_further_derivatives(call, draw(2, 5, 4, (6, 5)), "native")
 
 
 @pytest.mark.parametrize("pair", NATIVE)

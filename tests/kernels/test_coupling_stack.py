@@ -9,6 +9,7 @@ import cgm_kernels
 from cgm_kernels import CouplingLayer, affine_coupling_stack
 from tests.support.backends import running
 from tests.support.called import made_by
+from tests.support.derivatives import assert_further_derivatives
 from tests.support.tolerances import assert_as_accurate
 
 NATIVE = [pair for pair in running() if pair.id == "native-cpu"]
@@ -186,14 +187,31 @@ def test_log_det_is_that_of_the_jacobian(pair):
 
 
 @pytest.mark.parametrize("pair", NATIVE)
-def test_gradcheck_and_no_second_derivatives(pair):
+def test_gradcheck(pair):
     x, log_det, layers = draw(5, 3, 3, (6,), conditioned=(1,))
     leaves = [leaf.requires_grad_() for leaf in leaves_of(x, log_det, layers)]
     assert torch.autograd.gradcheck(lambda *_: affine_coupling_stack(x, stacked(5, layers), log_det), leaves)
-    y, _ = affine_coupling_stack(x, stacked(5, layers))
-    (first,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives are not available"):
-        first.sum().backward()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("pair", NATIVE)
+@pytest.mark.parametrize("options", [*OPTIONS, ADDITIVE[1]], ids=str)
+@pytest.mark.parametrize("first", [None, False, True])
+def test_further_derivatives(first, options, pair):
+    """Of layers of one direction and, with ``first``, where the first layer's is another than that of the rest."""
+    x, log_det, layers = draw(5, 3, 3, (6,), conditioned=(1,))
+
+    def call(x, log_det, *tensors):
+        rest, given = iter(tensors), []
+        for weights, biases, added in layers:
+            own = [next(rest) for _ in (*weights, *biases)]
+            given.append((own[: len(weights)], own[len(weights) :], None if added is None else next(rest)))
+        stack = stacked(5, given, [options])
+        if first is not None:
+            stack = [stack[0]._replace(inverse=first), *(layer._replace(inverse=not first) for layer in stack[1:])]
+        return affine_coupling_stack(x, stack, log_det)
+
+    assert_further_derivatives(call, leaves_of(x, log_det, layers), "native", func=first is None)
 
 
 @pytest.mark.parametrize("pair", NATIVE)
@@ -331,4 +349,4 @@ def test_only_what_a_backward_reads_is_kept(pair):
         with torch.autograd.graph.saved_tensors_hooks(lambda t, to=sizes: to.append(t.shape) or t, lambda t: t):
             affine_coupling_stack(x.requires_grad_(), stack)
         held[directions] = sum(shape == (50, 6) for shape in sizes)  # of the ends; what lies between is one block
-    assert held == {(False, False): 1, (True, True): 1, (False, True): 2, (True, False): 0}
+    assert held == {(False, False): 1, (True, True): 1, (False, True): 2, (True, False): 1}  # the last for derivatives

@@ -7,6 +7,7 @@ from torch.library import opcheck
 import cgm_kernels
 from cgm_kernels.divergence import packing
 from cgm_kernels.divergence.tableaus import METHODS
+from tests.support.derivatives import assert_further_derivatives
 from tests.support.divergence import Case, running_kernels, with_gradients
 from tests.support.tolerances import assert_as_accurate
 
@@ -95,18 +96,18 @@ def test_func_grad_and_vmap(case, pair):
         torch.testing.assert_close(one, torch.stack([grads[k] for grads in expected]))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("pair", FUSED)
-def test_second_and_forward_derivatives_are_refused(pair):
+def test_further_derivatives(case, pair):
     backend, device = pair
-    names, leaves, probes = drawn(CASES[0], device)
-    function = total(CASES[0], names, probes, times=TIMES[:2])
-    with cgm_kernels.use_backend(backend):
-        first = torch.autograd.grad(function(*leaves), leaves[:2], create_graph=True)
-        for gradient in first:
-            with pytest.raises(RuntimeError, match="second derivatives are not available"):
-                torch.autograd.grad(gradient.sum(), leaves[0], retain_graph=True)
-        with torch.autograd.forward_ad.dual_level(), pytest.raises(RuntimeError, match="forward-mode"):
-            function(torch.autograd.forward_ad.make_dual(leaves[0].detach(), leaves[0].detach()), *leaves[1:])
+    leaves, probes = case.draw(device=device), case.draw_probes(device=device)
+
+    def call(*values):
+        found = flow(case, dict(zip(leaves, values, strict=True)), probes, TIMES[:2])
+        return [one for one in found if one is not None]
+
+    assert_further_derivatives(call, list(leaves.values()), backend)
 
 
 @pytest.mark.parametrize("keep_states", [False, True])

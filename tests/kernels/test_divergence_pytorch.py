@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import cgm_kernels
 from cgm_kernels.divergence import packing
 from tests.support.called import made_by
+from tests.support.derivatives import assert_further_derivatives
 from tests.support.divergence import Case, running_kernels
 
 RUNNING, FUSED = running_kernels("mlp_divergence"), running_kernels("mlp_divergence", reference=False)
@@ -146,31 +147,18 @@ def test_batched_gradients(case, pair):
         torch.testing.assert_close(two, torch.stack([one, 2 * one]))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("pair", FUSED)
-@pytest.mark.parametrize("case", CASES, ids=str)
-def test_second_derivatives_are_refused(case, pair):
+@pytest.mark.parametrize("case", [*CASES, Case(3, (6, 5), 4, probes=2, t="rows", context="rows")], ids=str)
+def test_further_derivatives(case, pair):
+    """Of the last case the extension's node gives the gradients."""
     backend, device = pair
-    names, leaves, probes = drawn(case, device)
-    with cgm_kernels.use_backend(backend):
-        first = torch.autograd.grad(total(case, names, probes)(*leaves), leaves, create_graph=True)
-        for gradient in first:
-            if gradient.requires_grad:
-                with pytest.raises(RuntimeError, match="second derivatives are not available"):
-                    torch.autograd.grad(gradient.sum(), leaves[0], retain_graph=True)
+    leaves, probes = case.draw(device=device), case.draw_probes(device=device)
 
+    def call(*values):
+        return case.call(dict(zip(leaves, values, strict=True)), probes)
 
-@pytest.mark.parametrize("pair", FUSED)
-@pytest.mark.parametrize(
-    "name, argument",
-    [("x", "x"), ("weight1", r"weights\[1\]"), ("bias0", r"biases\[0\]"), ("t", "t"), ("scale2", r"film\[2\]\[0\]")],
-)
-def test_forward_mode_is_refused(name, argument, pair):
-    backend, device = pair
-    leaves, probes = CASES[0].draw(device=device), CASES[0].draw_probes(device=device)
-    with cgm_kernels.use_backend(backend), torch.autograd.forward_ad.dual_level():
-        leaves[name] = torch.autograd.forward_ad.make_dual(leaves[name], leaves[name])
-        with pytest.raises(RuntimeError, match=f"^{argument} carries a forward-mode tangent"):
-            CASES[0].call(leaves, probes)
+    assert_further_derivatives(call, list(leaves.values()), backend)
 
 
 @pytest.mark.parametrize("pair", RUNNING)

@@ -11,6 +11,7 @@ from cgm_kernels import masked_mlp_inverse
 from cgm_kernels.coupling import masked_reference, reference, scales
 from cgm_kernels.coupling.masked_plan import output_rows
 from tests.support.backends import fused, running
+from tests.support.derivatives import assert_further_derivatives, of_tensors
 from tests.support.levels import simd_level
 from tests.support.masked import CASES, Case
 from tests.support.tolerances import assert_as_accurate
@@ -20,6 +21,12 @@ RUNNING, FUSED = (
 )
 DTYPES = (torch.float32, torch.float64)
 NETWORK = ("weights", "biases", "masks", "context")
+CURVED = [
+    Case(4, (6, 5), (3,), context=2, options={"scale": "tanh", "activation": "tanh"}),
+    Case(3, (6,), (2, 2), degrees="random", row_bias=1, options={"map": "standardize", "activation": "silu"}),
+    Case(4, (6, 6, 6), (3,), order="halves", options={"residual": True, "scale": "gate", "activation": "gelu"}),
+    Case(4, (5,), (3,), options={"scale": "softplus", "layout": "interleaved_shift_scale"}),
+]
 
 
 def run(backend, arguments):
@@ -123,19 +130,17 @@ def test_masked_inverse_of_one_output(backend, device):
         torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("case", CURVED, ids=str)
 @pytest.mark.parametrize("backend, device", FUSED)
-def test_masked_inverse_second_derivatives_are_refused(backend, device):
-    arguments = CASES[0].draw(device=device)
-    arguments["y"].requires_grad_()
-    x, _ = run(backend, arguments)
-    (gradient,) = torch.autograd.grad(x.square().sum(), arguments["y"], create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(gradient.sum(), arguments["y"])
+def test_masked_inverse_further_derivatives(backend, device, case):
+    call, inputs = of_tensors(masked_mlp_inverse, case.draw(device=device), ("masks",))
+    assert_further_derivatives(call, [0.5 * one for one in inputs], backend)
 
 
 @pytest.mark.parametrize("backend, device", FUSED)
 def test_masked_inverse_functional_transforms(backend, device):
-    """torch.func sees it: per-row gradients are those of the rows; forward mode is refused, not dropped."""
+    """torch.func sees it: per-row gradients are those of the rows."""
     arguments = CASES[2].draw(device=device)
     y = torch.randn(3, 7, dtype=torch.float64, device=device)
 
@@ -146,11 +151,6 @@ def test_masked_inverse_functional_transforms(backend, device):
     weight = arguments["weights"][0]
     by_row = torch.func.vmap(torch.func.grad(loss), (0, None))(y, weight)
     torch.testing.assert_close(by_row, torch.func.grad(loss)(y, weight))
-    for index in (0, 1):
-        tangents = [torch.zeros_like(y), torch.zeros_like(weight)]
-        tangents[index] += 1.0
-        with pytest.raises(RuntimeError, match="carries a forward-mode tangent"):
-            torch.func.jvp(loss, (y, weight), tuple(tangents))
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,6 +10,8 @@ import torch
 import cgm_kernels
 from cgm_kernels import masked_mlp_inverse
 from cgm_kernels.coupling.masked_plan import last_plan
+from tests.support.called import made_by
+from tests.support.derivatives import waves
 from tests.support.levels import simd_level
 from tests.support.masked import ACTIVATIONS, Case
 from tests.support.tolerances import assert_as_accurate
@@ -229,14 +232,24 @@ def test_masked_inverse_takes_saved_tensors_at_any_strides():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("wanted", [0, 1, 3])
-def test_masked_inverse_second_derivatives_by_any_input_are_refused(wanted):
-    arguments = moved(Case(4, (6,)).draw(), torch.float64)
-    inputs = inputs_of(arguments)
-    x, _ = masked_mlp_inverse(**arguments)
-    (gradient,) = torch.autograd.grad(x.sum(), inputs[1], create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(gradient.sum(), inputs[wanted])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize(
+    "case", [replace(LARGE[2], rows=(5,)), replace(LARGE[3], rows=(3, 2)), Case(4, (6,), (0,))], ids=str
+)
+def test_masked_inverse_second_derivatives_of_the_node(case):
+    """By every input from the gradients of every input, which the extension's node gives."""
+
+    def second(backend):
+        arguments = moved(drawn, torch.float64)
+        inputs = inputs_of(arguments)
+        with cgm_kernels.use_backend(backend):
+            x, log_det = masked_mlp_inverse(**arguments)
+        assert backend == "reference" or "MaskedMlpInverse" in made_by(x)
+        first = torch.autograd.grad(x.sin().sum() + log_det.square().sum(), inputs, create_graph=True)
+        return torch.autograd.grad(sum((one * waves(one)).sum() for one in first), inputs)
+
+    drawn = case.draw()
+    torch.testing.assert_close(second("native"), second("reference"), rtol=1e-8, atol=1e-8)
 
 
 def test_masked_inverse_of_an_empty_batch_has_zero_gradients():

@@ -9,6 +9,7 @@ from torch.library import opcheck
 import cgm_kernels
 from cgm_kernels import potential_value
 from tests.support.backends import fused, running
+from tests.support.derivatives import assert_further_derivatives, of_tensors
 from tests.support.levels import LEVELS, simd_level
 from tests.support.potentials import CASES, LARGE_CASES, Case, cast, leaves, results, run
 from tests.support.tolerances import assert_as_accurate
@@ -86,19 +87,20 @@ def test_potential_divergence_of_one_output(choice, backend, device):
         torch.testing.assert_close(ours, exact)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("backend, device", FUSED)
-def test_potential_divergence_second_derivatives_are_refused(backend, device):
-    arguments = CASES[1].draw(device=device)
-    weight = arguments["weights"][0].requires_grad_()
-    gradient, _ = run(backend, arguments)
-    (by_weight,) = torch.autograd.grad(gradient.square().sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(by_weight.sum(), weight)
+@pytest.mark.parametrize(
+    "case", [Case(3, 5, 2, 4), Case(2, 3, 3, 4, context=2, time="scalar"), Case(5, 3, 2, 3, 0)], ids=str
+)
+def test_potential_divergence_further_derivatives(case, backend, device):
+    """Of the last case, with more dimensions than units, first derivatives go along fewer directions than there are."""
+    call, inputs = of_tensors(cgm_kernels.potential_divergence, case.draw(device=device))
+    assert_further_derivatives(call, [0.5 * one for one in inputs], backend)
 
 
 @pytest.mark.parametrize("backend, device", FUSED)
 def test_potential_divergence_functional_transforms(backend, device):
-    """torch.func sees it: per-row gradients are those of the rows; forward mode is refused, not dropped."""
+    """torch.func sees it: per-row gradients are those of the rows."""
     arguments = Case(3, 4, rows=2, context=1).draw(device=device)
 
     def loss(x, context, weight):
@@ -109,8 +111,6 @@ def test_potential_divergence_functional_transforms(backend, device):
     x, context, weight = arguments["x"], arguments["context"], arguments["weights"][0]
     by_row = torch.func.vmap(torch.func.grad(loss), (0, 0, None))(x.unsqueeze(1), context.unsqueeze(1), weight)
     torch.testing.assert_close(by_row.squeeze(1), torch.func.grad(loss)(x, context, weight))
-    with pytest.raises(RuntimeError, match="carries a forward-mode tangent"):
-        torch.func.jvp(loss, (x, context, weight), (x, context, torch.ones_like(weight)))
 
 
 @pytest.mark.parametrize("backend, device", FUSED)

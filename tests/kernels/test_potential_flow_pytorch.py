@@ -7,6 +7,7 @@ import torch
 
 import cgm_kernels
 from tests.support.backends import fused, running
+from tests.support.derivatives import assert_further_derivatives, of_tensors
 from tests.support.potentials import Case, cast, drawn, flow, leaves
 
 RUNNING, FUSED = (
@@ -16,13 +17,13 @@ NATIVE = pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")),
 CASE = Case(3, 5, 2, rows=4)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
 @pytest.mark.parametrize("backend, device", FUSED)
-def test_potential_flow_refuses_second_derivatives(backend, device):
-    arguments = drawn(CASE, device=device)
-    weight = arguments["weights"][0].requires_grad_()
-    (by_weight,) = torch.autograd.grad(flow(backend, arguments, [0.0, 1.0]).x.sum(), weight, create_graph=True)
-    with pytest.raises(RuntimeError, match="second derivatives"):
-        torch.autograd.grad(by_weight.sum(), weight)
+@pytest.mark.parametrize("case", [CASE, Case(4, 3, 2, rows=3, context=2, rank=0, linear=False)], ids=str)
+def test_potential_flow_further_derivatives(case, backend, device):
+    arguments = drawn(case, device=device)
+    call, inputs = of_tensors(lambda **given: cgm_kernels.potential_flow(**given, times=[0.0, 1.0]), arguments)
+    assert_further_derivatives(call, [0.5 * one for one in inputs], backend)
 
 
 @NATIVE
@@ -46,7 +47,7 @@ def test_potential_flow_in_place():
 
 @NATIVE
 def test_potential_flow_transforms_and_graphs():
-    """Per-row gradients by torch.func, forward mode refused, and one graph of all steps."""
+    """Per-row gradients by torch.func, and one graph of all steps."""
     arguments = drawn(Case(3, 2, 3, rows=4, context=2))
 
     def loss(x, context, weight):
@@ -57,8 +58,6 @@ def test_potential_flow_transforms_and_graphs():
     x, context, weight = arguments["x"], arguments["context"], arguments["weights"][0].requires_grad_()
     by_row = torch.func.vmap(torch.func.grad(loss), (0, 0, None))(x.unsqueeze(1), context.unsqueeze(1), weight)
     torch.testing.assert_close(by_row.squeeze(1), torch.func.grad(loss)(x, context, weight))
-    with pytest.raises(RuntimeError, match="carries a forward-mode tangent"):
-        torch.func.jvp(loss, (x, context, weight), (x, context, torch.ones_like(weight)))
     compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
     expected = torch.autograd.grad(loss(x, context, weight), weight)
     torch.testing.assert_close(torch.autograd.grad(compiled(x, context, weight), weight), expected)
