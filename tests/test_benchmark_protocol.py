@@ -9,6 +9,7 @@ import torch
 
 from benchmarks import __main__ as command
 from benchmarks import (
+    apart,
     coupling,
     flow_peers,
     machine,
@@ -125,6 +126,38 @@ def test_a_plain_flow_with_other_numbers_and_a_larger_library_are_found_out(monk
     monkeypatch.setattr(plain, "push", lambda self, z: 1.01 * z)
     with pytest.raises(AssertionError, match="not close"):
         problem.contender("eager")
+
+
+def test_planar_and_radial_layers_of_normflows_are_ours_in_other_parameters():
+    flows = pytest.importorskip("normflows").flows
+    ours = pytest.importorskip("cgm_models.flows")
+    torch.manual_seed(0)
+    z = torch.randn(7, 3)
+    planar, radial = (flow(dim=3, n_layers=1).transform.layers[0] for flow in (ours.PlanarFlow, ours.RadialFlow))
+    for parameter in (*planar.parameters(), *radial.parameters()):
+        torch.nn.init.normal_(parameter)
+    w, u, b = planar._conditioned(None)
+    along = (w * u).sum()
+    free = u + ((along + 1).expm1().log() - along) * w / w.square().sum()  # which normflows takes back to u
+    center, alpha, gamma = radial._conditioned(None)
+    theirs = flows.Planar((3,), u=free[None], w=w[None], b=b[None]), flows.Radial((3,), z_0=center[None])
+    theirs[1].alpha.data.fill_(alpha)
+    theirs[1].beta.data.fill_((alpha * (1 + gamma)).expm1().log())
+    for mine, other in zip((planar, radial), theirs, strict=True):
+        for found, wanted in zip(mine(z), other(z), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_a_row_is_measured_in_a_process_that_keeps_its_heap(tmp_path):
+    pytest.importorskip("matplotlib")
+    words = ["coupling", "--quick", "--sizes", "exp_kept:16x2", "--modes", "forward", "--out", str(tmp_path)]
+    assert command.main(words) == 0
+    (row,) = json.loads((tmp_path / "coupling_quick.json").read_text())["rows"]
+    assert row["cell"] == {"kind": "exp_kept", "n": 16, "d": 2}
+    assert row["speedups"]
+    cell = {"kind": "exp_kept", "n": 16, "d": 2}
+    with pytest.raises(RuntimeError, match="KeyError"):
+        apart.row("coupling", cell, "forward", {"device": "cpu"}, False, coupling.HEAP_KEPT)
 
 
 def test_contenders_that_do_not_run_carry_the_reason_and_wrong_ones_stop_the_run():

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import memory, registry, report, run, targets
-from benchmarks.benchmark import DEFERRED, Target
+from benchmarks.benchmark import DEFERRED, Benchmark, Target
 from tests.support.benchmarks import FakeClock, FakeProblem, fake, fake_benchmark
 
 TITLES = {"native": "ours", "native_graph": "graph", "triton": "Triton", "eager": "PyTorch", "compile": "compiled"}
@@ -156,3 +156,38 @@ def test_one_of_ours_that_fails_beside_the_preferred_one_is_said_and_fails_the_r
     monkeypatch.setattr(Problem, "contender", contender)
     assert measure(tmp_path, "--headlines") == 1
     assert "failed: graph at 2, run: failed: RuntimeError: cannot be captured" in capsys.readouterr().out
+
+
+def test_sizes_added_to_an_earlier_run_say_their_own_commit(measured, monkeypatch, tmp_path):
+    measure(tmp_path)
+    whole = json.loads((tmp_path / "fake.json").read_text())
+    measured.clear()
+    monkeypatch.setattr(run.machine, "commit", lambda: "def")
+    measure(tmp_path, "--add", "--sizes", "1")
+    assert measured == ["n = 1"]
+    added = json.loads((tmp_path / "fake.json").read_text())
+    assert added["machine"] == whole["machine"] and added["memory"] == whole["memory"]
+    assert added["rows"][0] == whole["rows"][0]
+    assert added["rows"][1]["source"]["commit"] == "def"
+    said = (tmp_path / "fake.md").read_text()
+    assert f"commit abc. Measured later ({added['rows'][1]['source']['date'][:10]}, commit def): 1." in said
+    with pytest.raises(SystemExit, match="holds no run of these settings"):
+        measure(tmp_path / "elsewhere", "--add", "--sizes", "1")
+
+
+def test_cells_with_an_environment_are_measured_in_a_process_that_begins_with_it(measured, monkeypatch, tmp_path):
+    asked = []
+
+    def elsewhere(name, cell, mode, settings, compiled, environment):
+        asked.append((cell, environment))
+
+    monkeypatch.setattr(run.apart, "row", elsewhere)
+    monkeypatch.setattr(Benchmark, "environment", lambda self, cell: {"A": "1"} if cell["n"] == 2 else {})
+    measure(tmp_path)
+    assert asked == [({"n": 2}, {"A": "1"})]
+    assert measured[:1] == ["n = 1"]
+    monkeypatch.setenv("A", "1")
+    measured.clear()
+    measure(tmp_path)
+    assert len(asked) == 1
+    assert measured[:2] == ["n = 2", "n = 1"]

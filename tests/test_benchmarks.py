@@ -183,8 +183,12 @@ def test_targets_pass_by_the_lower_bound():
     met = targets.check(result_with({"forward": (9, 90), "forward_backward": (6, 30)}))
     assert len(met) == 5
     assert all(verdict["met"] for verdict in met)
-    missed = targets.check(result_with({"forward": (7.9, 90), "forward_backward": (0.9, 19)}))
+    result = result_with({"forward": (7.9, 90), "forward_backward": (0.9, 19)})
+    missed = targets.check(result)
     assert [verdict["met"] for verdict in missed] == [False, False, False, True, False]
+    assert "forward, PyTorch ≥ 8×: 0 of 1, lowest 7.90 (missed: 10,000, 64, 500: 7.90)" in readme.goals(result)
+    assert "1 of 2, lowest 0.90 (missed: 10,000, 64, 500, forward + backward: 0.90)." in readme.goals(result)
+    assert "| **missed**: forward, PyTorch ≥ 8× |" in report.markdown(result)
 
 
 def test_a_result_is_written_read_and_put_into_a_readme(tmp_path):
