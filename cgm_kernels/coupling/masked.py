@@ -61,7 +61,8 @@ def masked_mlp_inverse(
         biases: of each layer None, (out,), or (..., out) with the leading dimensions of y: one for each row.
         masks: of each layer, 0/1 or bool of the weight's shape; None where the masked weights are zeros already. The
             order is derived from them once and kept while they are unchanged: give the same tensors again. Away from
-            the CPU a change is known by the tensors' versions, which writing through ``.data`` does not count.
+            the CPU a change is known by the tensors' versions, which writing through ``.data`` does not count. A
+            compiled graph looks at them at every run.
         context: (C,) or (..., C), the other inputs of the first layer; None where there are none.
         activation: relu, tanh, sigmoid, silu, gelu (exact), elu or softplus, after each layer but the last.
         residual: layers 2 and 3, 4 and 5, … are blocks h + W act(W' act(h) + b') + b as in nflows; the last layer
