@@ -140,7 +140,7 @@ def _headline_table(result: Result, cell: Cell) -> list[str]:
 def _headline_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
     entry = row["contenders"].get(name, {"skipped": "not measured"})
     if "skipped" in entry:
-        return entry["skipped"]
+        return _reason(benchmark, row, name, entry["skipped"])
     ratio = row["speedups"][benchmark.primary(row)].get(name)
     if ratio is None or name in benchmark.floors:
         return milliseconds(entry["median"])
@@ -207,13 +207,18 @@ def _grid_cell(benchmark: Benchmark, row: dict[str, Any], name: str) -> str:
 
 def _reasons(result: Result) -> list[str]:
     """Why contenders are missing, once each."""
-    titles = benchmark_of(result).titles
+    benchmark = benchmark_of(result)
     found: dict[str, None] = {}
     for row in result["rows"]:
         for name, entry in row["contenders"].items():
             if "skipped" in entry:
-                found[f"{titles[name]}: {entry['skipped']}"] = None
+                found[f"{benchmark.titles[name]}: {_reason(benchmark, row, name, entry['skipped'])}"] = None
     return ["", "Left out (–): " + "; ".join(found) + "."] if found else []
+
+
+def _reason(benchmark: Benchmark, row: dict[str, Any], name: str, stored: str) -> str:
+    """Why a contender is missing: in the benchmark's words of today, which may be better than when it was measured."""
+    return benchmark.why_not(name, row["cell"], row["mode"], False) or stored
 
 
 def failures(result: Result) -> list[str]:
