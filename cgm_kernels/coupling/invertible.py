@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .layer_state import LayerState, autocast, autocast_options, trained
+from .layer_state import LayerState, autocast, autocast_options, recomputing, trained
 
 __all__ = ["InvertibleSequence"]
 
@@ -27,6 +27,8 @@ class InvertibleSequence(nn.Module):
         layers: modules with ``forward(x, context=None) -> (y, log_det)`` and its ``inverse(y, context=None) ->
             (x, log_det)``. Run twice from the same state they must give the same. Buffers that a forward changes, as
             running averages, are copied once for it: its backward finds them as they were, and leaves them as they are.
+            A layer that its first batch initialises must not do so while :meth:`recomputing`; one that does is put
+            back, and a ``RuntimeError`` names it.
         check_drift: a tolerance; a backward that recomputes an input x further than ``check_drift · (1 + max |x|)``
             from the true one raises ``RuntimeError``. The input is then kept, too.
 
@@ -55,6 +57,11 @@ class InvertibleSequence(nn.Module):
         """``(x, log|det ∂x/∂y|)``, as frugal as the forward."""
         return self._run(y, context, inverse=True)
 
+    @staticmethod
+    def recomputing() -> bool:
+        """Whether a backward, or :meth:`drift`, recomputes in this thread: what is run then was run before."""
+        return recomputing()
+
     @torch.no_grad()
     def drift(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """The largest |f⁻¹(f(x)) − x|, under dropout with the same draws: what the backward of ``x`` computes with."""
@@ -62,8 +69,7 @@ class InvertibleSequence(nn.Module):
         y, _, random = _sweep(self, x, context, False, state)
         state.note_run()
         for number in reversed(range(len(self.layers))):
-            with state.again(random[number], state.after):
-                y, _ = _apply(self.layers[number], y, context, True)
+            y = _recomputed(self.layers[number], y, context, True, state, random[number])
         return (y - x).abs().max() if x.numel() else x.new_zeros(())
 
     def _run(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
@@ -100,9 +106,7 @@ class _Recompute(torch.autograd.Function):
         for number in order if ctx.inverse else reversed(order):
             layer, given, random = sequence.layers[number], context, ctx.random[number]
             with autocast(ctx.autocast):
-                with torch.no_grad(), ctx.state.again(random, ctx.state.after):
-                    source, _ = _apply(layer, y, context, not ctx.inverse)
-                source.requires_grad_()
+                source = _recomputed(layer, y, context, not ctx.inverse, ctx.state, random).requires_grad_()
                 if context is not None:
                     given = context.detach().requires_grad_(ctx.needs_input_grad[3])
                 with torch.enable_grad(), ctx.state.again(random, ctx.state.before):
@@ -142,6 +146,15 @@ def _sweep(
 def _apply(layer: nn.Module, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
     function = layer.inverse if inverse else layer
     return function(x, context)  # type: ignore[operator]
+
+
+@torch.no_grad()
+def _recomputed(
+    layer: nn.Module, y: Tensor, context: Tensor | None, inverse: bool, state: LayerState, random: list[Tensor]
+) -> Tensor:
+    """What ``layer`` was given for ``y``, under the state that its run left."""
+    with state.unchanged(layer), state.again(random, state.after):
+        return _apply(layer, y, context, inverse)[0]
 
 
 def _gradients(outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor]) -> list[Tensor]:

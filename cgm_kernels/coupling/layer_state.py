@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 _Place = tuple[nn.Module, str]
+_Mark = tuple[int, bool]
+_recomputation = threading.local()  # the backward of CUDA tensors runs in a thread of its own
 
 
 class LayerState:
@@ -24,14 +27,14 @@ class LayerState:
         self.module, self.device = module, device
         self.modules = list(module.modules())
         self.modes = [one.training for one in self.modules]
-        self.own = [value for one in self.modules for value in vars(one).values() if isinstance(value, Generator)]
-        self.parameters = _versions(module)
+        self.own = [value for one in self.modules for value in vars(one).values() if type(value) is Generator]
+        self.parameters = _marked(module)
         self.buffers = _buffers(self.modules)
         self.before = {place: buffer.clone() for place, (buffer, _) in self.buffers.items()}
         self.after: dict[_Place, Tensor] = {}
 
     def note_run(self) -> None:
-        now, parameters = _buffers(self.modules), _versions(self.module)
+        now, parameters = _buffers(self.modules), _marked(self.module)
         moved = [p for p, found in now.items() if _uncounted(p[0]) or not _same(found, self.buffers.get(p))]
         self.after = {place: now[place][0].clone() for place in moved}
         # A run that set parameters, as the first of an actnorm, would set them anew: it goes on from where it ended.
@@ -42,7 +45,7 @@ class LayerState:
 
     def check(self) -> None:
         """``RuntimeError`` where something is not as the run left it."""
-        now = _versions(self.module)
+        now = _marked(self.module)
         if len(now) != len(self.parameters) or not all(map(_same, now, self.parameters)):
             raise RuntimeError(
                 "the parameters of an InvertibleSequence must be the same in backward as in forward: they were changed "
@@ -69,7 +72,7 @@ class LayerState:
     @contextlib.contextmanager
     def again(self, random_states: list[Tensor], buffers: dict[_Place, Tensor]) -> Iterator[None]:
         """Inside, the generators in these states and ``buffers``, :attr:`before` or :attr:`after`; as now after it."""
-        outside = [generator.get_state() for generator in self.own]
+        outside, within = [generator.get_state() for generator in self.own], recomputing()
         current = {(one, name): getattr(one, name) for one, name in buffers}
         with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.set_rng_state(random_states[0])
@@ -78,16 +81,59 @@ class LayerState:
             _set_states(self.own, random_states[1:])
             for (one, name), value in buffers.items():
                 setattr(one, name, value.clone())
+            _recomputation.runs = True
             try:
                 yield
             finally:
+                _recomputation.runs = within
                 for (one, name), buffer in current.items():
                     setattr(one, name, buffer)
                 _set_states(self.own, outside)
 
+    @contextlib.contextmanager
+    def unchanged(self, layer: nn.Module) -> Iterator[None]:
+        """Inside, ``layer`` is run to recompute: what it does to its parameters and buffers is taken back.
+
+        ``RuntimeError`` where it set numbers anew that it computes with, as an actnorm at its first batch: what the run
+        gave is then wrong. The layer's plain attributes are taken back, too.
+        """
+        attributes = [(one, dict(vars(one))) for one in layer.modules()]
+        held = [
+            (one, name, place, tensor, _mark(tensor), tensor.detach().clone())
+            for one, _ in attributes
+            for place in (one._parameters, one._buffers)
+            for name, tensor in place.items()
+            if tensor is not None and (one, name) not in self.after  # of those :meth:`again` takes care
+        ]
+        yield
+        set_anew = []
+        for one, name, place, tensor, mark, value in held:
+            now = place.get(name)
+            if now is tensor and _mark(tensor) == mark:
+                continue
+            if now is None or not torch.equal(now, value):
+                set_anew += [self._name((one, name))] if value.is_floating_point() else []
+                with torch.no_grad():
+                    tensor.copy_(value)
+            setattr(one, name, tensor)
+            if (one, name) in self.buffers:
+                self.buffers[one, name] = (tensor, _mark(tensor))
+        if set_anew:
+            for one, before in attributes:
+                vars(one).update(before)
+            raise RuntimeError(
+                f"{type(layer).__name__} of an InvertibleSequence set {', '.join(set_anew)} anew where its input was "
+                "recomputed, as a layer does that its first batch initialises: initialise it first, by a batch through "
+                "the direction (forward or inverse) that does it, or use eval()"
+            )
+
     def _name(self, place: _Place) -> str:
         names = {one: name for name, one in self.module.named_modules()}
         return f"{names[place[0]]}.{place[1]}".lstrip(".")
+
+
+def recomputing() -> bool:
+    return getattr(_recomputation, "runs", False)
 
 
 def trained(module: nn.Module) -> list[Tensor]:
@@ -116,17 +162,18 @@ def autocast(options: list[dict[str, Any]]) -> Iterator[None]:
         yield
 
 
-def _buffers(modules: list[nn.Module]) -> dict[_Place, tuple[Tensor, int]]:
+def _buffers(modules: list[nn.Module]) -> dict[_Place, tuple[Tensor, _Mark]]:
     found = ((one, name, buffer) for one in modules for name, buffer in one._buffers.items())
-    return {(one, name): (buffer, _version(buffer)) for one, name, buffer in found if buffer is not None}
+    return {(one, name): (buffer, _mark(buffer)) for one, name, buffer in found if buffer is not None}
 
 
-def _versions(module: nn.Module) -> list[tuple[Tensor, int]]:
-    return [(parameter, _version(parameter)) for parameter in trained(module)]
+def _marked(module: nn.Module) -> list[tuple[Tensor, _Mark]]:
+    return [(parameter, _mark(parameter)) for parameter in module.parameters()]
 
 
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version  # inference tensors do not count their changes
+def _mark(tensor: Tensor) -> _Mark:
+    """What tells that a tensor was changed; inference tensors do not count their changes."""
+    return -1 if tensor.is_inference() else tensor._version, tensor.requires_grad
 
 
 def _uncounted(module: nn.Module) -> bool:
@@ -134,7 +181,7 @@ def _uncounted(module: nn.Module) -> bool:
     return module.training and isinstance(module, nn.modules.batchnorm._NormBase)
 
 
-def _same(one: tuple[Tensor, int], other: tuple[Tensor, int] | None) -> bool:
+def _same(one: tuple[Tensor, _Mark], other: tuple[Tensor, _Mark] | None) -> bool:
     return other is not None and one[0] is other[0] and one[1] == other[1]
 
 

@@ -128,3 +128,87 @@ def test_invertible_sequence_sets_parameters_in_its_first_forward_alone():
     (y.square().sum() + log_det.sum()).backward()
     assert all(torch.equal(one, two) for one, two in zip(ours.parameters(), before, strict=True))
     assert all(layer.begun == 1 for layer in ours.layers)
+
+
+class BeginsBackwards(Begins):
+    """Its other direction sets it, as a flow's trained from data to noise, and counts its runs."""
+
+    def __init__(self, dim):
+        super().__init__(dim)
+        self.waits = True
+        self.register_buffer("runs", torch.tensor(0))
+
+    def forward(self, x, context=None):
+        return x * self.log_scale.exp(), self.log_scale.sum().expand(len(x))
+
+    def inverse(self, y, context=None):
+        self.runs.add_(1)
+        if self.waits and self.training:
+            with torch.no_grad():
+                self.log_scale.copy_(y.std(0).log())
+            self.waits = False
+        return super().inverse(y, context)
+
+
+def recomputed(sequence, x, how):
+    if how == "drift":
+        return sequence.drift(x)
+    y, log_det = sequence(x)
+    return (y.square().sum() + log_det.sum()).backward()
+
+
+@pytest.mark.parametrize("how", ["backward", "drift"])
+def test_invertible_sequence_refuses_layers_that_the_recomputation_sets(how):
+    """And puts them back: an inverse that begins them later does what it would have done."""
+    torch.manual_seed(0)
+    ours = InvertibleSequence([Coupling(4, 0), BeginsBackwards(4)]).double()
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    x = 3.0 * torch.randn(8, 4, dtype=torch.float64)
+    with pytest.raises(RuntimeError, match=r"BeginsBackwards .* set layers\.1\.log_scale anew .* initialise it first"):
+        recomputed(ours, x, how)
+    assert all(torch.equal(value, before[name]) for name, value in ours.state_dict().items())
+    assert ours.layers[1].waits
+    ours.inverse(x)
+    torch.testing.assert_close(ours.layers[1].log_scale, x.std(0).log())
+    assert not recomputed(ours, x, how) or how == "drift"
+
+
+def test_invertible_sequence_takes_back_counts_of_the_recomputation():
+    ours, plain = (kind([BeginsBackwards(4)]).double().eval() for kind in (InvertibleSequence, Plain))
+    for model in (ours, plain):
+        y, _ = model(torch.ones(2, 4, dtype=torch.float64))
+        y.sum().backward(retain_graph=True)
+        y.sum().backward()
+    assert ours.layers[0].runs == plain.layers[0].runs == 0
+    assert torch.equal(ours.layers[0].log_scale.grad, plain.layers[0].log_scale.grad)
+
+
+class WaitsWhileRecomputing(BeginsBackwards):
+    def inverse(self, y, context=None):
+        self.waits, waits = self.waits and not InvertibleSequence.recomputing(), self.waits
+        try:
+            return super().inverse(y, context)
+        finally:
+            self.waits = self.waits or (waits and InvertibleSequence.recomputing())
+
+
+def test_invertible_sequence_tells_layers_that_it_recomputes():
+    torch.manual_seed(0)
+    x = 3.0 * torch.randn(8, 4, dtype=torch.float64)
+    results = []
+    for kind in (InvertibleSequence, Plain):
+        model = kind([WaitsWhileRecomputing(4), WaitsWhileRecomputing(4)]).double()
+        recomputed(model, x, "backward")
+        results.append([layer.log_scale.grad for layer in model.layers])
+        assert not any(layer.log_scale.any() for layer in model.layers) and not InvertibleSequence.recomputing()
+    assert InvertibleSequence(model.layers).drift(x) == 0
+    torch.testing.assert_close(*results)
+
+
+def test_invertible_sequence_notices_changed_frozen_parameters():
+    ours = InvertibleSequence([Coupling(4, 0), Coupling(4, 1)])
+    ours.layers[0].requires_grad_(False)
+    y, _ = ours(torch.randn(3, 4))
+    ours.layers[0].net[0].weight.mul_(2.0)
+    with pytest.raises(RuntimeError, match="the parameters of an InvertibleSequence must be the same"):
+        y.sum().backward()

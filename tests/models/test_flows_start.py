@@ -1,11 +1,13 @@
 """Where flows of every scale begin: at the identity, or at z · σ^k with σ of their first log-scales."""
 
+import copy
 import math
 
 import pytest
 import torch
 
-from cgm_models.flows import IAF, MAF, Glow, RealNVP
+from cgm_kernels import InvertibleSequence
+from cgm_models.flows import IAF, MAF, Composition, Glow, RealNVP
 from cgm_models.flows.coupling import AffineCoupling
 
 SIGMA = {"exp": 1.0, "tanh": 1.0, "softclip": 1.0, "softplus": 1.0, "sigmoid": 1 / (1 + math.exp(-2.0))}
@@ -75,3 +77,20 @@ def test_other_scales_begin_at_zero(model, scale):
             bias, half = net.layers[-1].bias, len(net.layers[-1].bias) // 2
             assert not bias[half:].any() and not net.layers[-1].weight.any()
             assert torch.equal(bias[:half], torch.full((half,), 2.0 if scale == "gate" else 0.0))
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_waiting_actnorms_in_an_invertible_sequence_are_those_of_ordinary_autograd(inverse):
+    """From noise to data they stay the identity, backward and drift included; the other way the batch sets them."""
+    flow = RealNVP(dim=2, actnorm=True, n_layers=2, hidden_features=(8,)).double()
+    z = (5.0 + 2.0 * normal(40, 2)).requires_grad_()
+    results = []
+    for kind in (Composition, InvertibleSequence):
+        transform = kind(copy.deepcopy(flow.transform).layers)
+        x, log_det = transform.inverse(z) if inverse else transform(z)
+        loss = (x.sin().sum() + log_det.sum()) / len(z)
+        gradients = torch.autograd.grad(loss, [z, *transform.parameters()])
+        results.append([loss, *gradients, copy.deepcopy(transform.state_dict())])
+    torch.testing.assert_close(*reversed(results), rtol=1e-9, atol=1e-9)
+    assert transform.drift(z) < 1e-12
+    torch.testing.assert_close(transform.state_dict(), results[1][-1], rtol=0, atol=0)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cgm_kernels import affine_coupling, affine_coupling_inverse
+from cgm_kernels import InvertibleSequence, affine_coupling, affine_coupling_inverse
 
 from .transform import Transform
 
@@ -17,9 +17,9 @@ class ActNorm(Transform):
 
     The first batch that a training module maps to the latent sets them so that its channels get mean 0 and variance 1;
     until then the map is the identity. A batch that holds NaN or infinities is left to the next one, and a channel that
-    does not vary keeps the scale 1. That it happened is part of the state dictionary. With several processes the
-    statistics are those of the batches of all. FSDP drops what a forward writes into parameters: ``Flow.initialize``
-    sets them before a flow is sharded, as the trainer does.
+    does not vary keeps the scale 1. That it happened is part of the state dictionary. What an ``InvertibleSequence``
+    recomputes sets nothing. With several processes the statistics are those of the batches of all. FSDP drops what a
+    forward writes into parameters: ``Flow.initialize`` sets them before a flow is sharded, as the trainer does.
     """
 
     initialized: Tensor
@@ -35,7 +35,7 @@ class ActNorm(Transform):
         return affine_coupling(z, *self._shaped(z))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if self.waits and self.training and len(x):
+        if self.waits and self.training and len(x) and not InvertibleSequence.recomputing():
             self._initialize(x.detach())
         return affine_coupling_inverse(x, *self._shaped(x))
 
