@@ -166,7 +166,7 @@ def test_what_checkpoints_of_ffjord_and_otflow_keep():
     fields = {
         "film": (PerceptronField(2, (32, 32)), False, 0),
         "context": (PerceptronField(2, (32, 32), 3), True, 0),
-        "context by film": (PerceptronField(2, (32, 32), 3, conditioning="film"), True, 2 + 1),
+        "context by film": (PerceptronField(2, (32, 32), 3, conditioning="film"), True, 2),
         "OTFlow": (PotentialField(Potential(2, 32)), False, 2),
     }
     for name, (field, conditional, a_row) in fields.items():

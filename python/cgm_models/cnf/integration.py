@@ -36,16 +36,21 @@ def integrate(
         if again:
             state = list(
                 checkpoint(
-                    _step, rates, len(coupled), solver.method, t, following - t, *state,
+                    advance, rates, len(coupled), solver.method, t, following - t, *state,
                     use_reentrant=False, preserve_rng_state=False,
                 )
             )  # fmt: skip
         else:
-            state = _step(rates, len(coupled), solver.method, t, following - t, *state)
-    return state, solver.n_steps * TABLEAUS[solver.method].stages
+            state = advance(rates, len(coupled), solver.method, t, following - t, *state)
+    return state, evaluations(solver)
 
 
-def _step(rates: Rates, n_coupled: int, method: str, t: float, step: float, *state: Tensor) -> list[Tensor]:
+def evaluations(solver: Solver) -> int:
+    """Of the rates, in all steps of a fixed size."""
+    return solver.n_steps * TABLEAUS[solver.method].stages
+
+
+def advance(rates: Rates, n_coupled: int, method: str, t: float, step: float, *state: Tensor) -> list[Tensor]:
     """``y + h Σ_i b_i k_i``, ``k_i = rates(t + c_i h, y + h Σ_j a_ij k_j)``: an explicit Runge–Kutta step."""
     tableau = TABLEAUS[method]
     slopes: list[Sequence[Tensor]] = []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .adjoint import integrate_with_adjoint
+from .checkpointing import integrate_with_checkpoints
 from .field import Time, VectorField
 from .integration import integrate
 from .solver import Solution, Solver
@@ -52,9 +53,11 @@ def solve(
         return value, rest[0].to(summed), torch.linalg.vecdot(wide, wide), rest[1].to(summed)
 
     beside = [x.new_zeros(len(x), dtype=summed) for _ in range((1 + 2 * regularizers) if measured else 0)]
+    parameters = [*field.parameters(), *([] if context is None else [context])]
     if adjoint:
-        parameters = [*field.parameters(), *([] if context is None else [context])]
         state, n_evaluations = integrate_with_adjoint(rates, x, beside, parameters, solver, start, end)
+    elif solver.gradient == "checkpoint":
+        state, n_evaluations = integrate_with_checkpoints(rates, [x], beside, parameters, solver, start, end)
     else:
         state, n_evaluations = integrate(rates, [x], beside, solver, start, end)
     parts: list[Tensor | None] = [*state[1:], *[None] * (3 - len(beside))]
