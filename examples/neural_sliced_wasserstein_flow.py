@@ -11,16 +11,14 @@
 
 # %%
 import json
-import os
-import platform
 import statistics
 import sys
 import time
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 
 import torch
+from made_on import made_on
 
 from cgm_models import data, load, metrics
 from cgm_models.plots import save
@@ -131,7 +129,7 @@ def compare(name: str) -> dict:
     shown = {key: rounds[0][key]["cloud"][:2000] for key in (PARTICLES, QUANTILES)}
     shown |= {NEURAL: rounds[0][f"{NEURAL} 0"]["cloud"][:2000], WAYS: ways(networks[0])}
     picture(dataset, rows, shown)
-    return {"rows": rows, "machine": machine()}
+    return {"rows": rows, "machine": made_on()}
 
 
 def ways(network: NeuralSlicedWassersteinFlow) -> torch.Tensor:
@@ -252,14 +250,6 @@ def table_line(name: str, key: str, row: dict) -> str:
 
 def difference(row: dict, which: str, key: str) -> str:
     return "" if key == PARTICLES else f"{row[f'{which}_difference']:+.5f} ± {row[f'{which}_error']:.5f}"
-
-
-def machine() -> str:
-    info = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    cpu = names[0] if names else platform.machine()
-    date = datetime.now(timezone.utc).date().isoformat()
-    return f"{cpu}, {torch.get_num_threads()} of {os.cpu_count()} threads, torch {torch.__version__}, {date}"
 
 
 def picture(dataset: data.Dataset, rows: dict[str, dict], shown: dict[str, torch.Tensor]) -> None:

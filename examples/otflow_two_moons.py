@@ -27,10 +27,10 @@ import time
 from pathlib import Path
 
 import torch
+from made_on import made_on
 from plain_otflow import PlainOTFlow
 from torch import Tensor
 
-from benchmarks import machine
 from cgm_models import data, plots
 from cgm_models.cnf import OTFlow, check_mass, converged_log_prob, mass_in_the_plane
 
@@ -139,11 +139,9 @@ say(f"halving the step moves −log p by {found.change:.1e}; mass of the density
       f"there and back misses by at most {float((back - fresh).abs().max()):.1e}")  # fmt: skip
 say(f"J_L {float(costs.transport):.4f}, J_HJB {float(costs.penalty):.4f} on the fresh points")
 if not (options.quick or options.alone):
-    facts = machine.facts("cpu")
-    found_on = f"{facts['device']}, torch {facts['torch']}, {facts['date'][:10]}"
     (options.out / "results.md").write_text(
         "# OT-Flow on the two moons\n\n"
-        f"Written by `python examples/otflow_two_moons.py` on {found_on}.\n\n```\n"
+        f"Written by `python examples/otflow_two_moons.py` on {made_on()}.\n\n```\n"
         + "\n".join(lines) + "\n```\n", encoding="utf-8")  # fmt: skip
 
 # %% [markdown]
