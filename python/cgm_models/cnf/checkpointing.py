@@ -60,7 +60,7 @@ class _Steps(torch.autograd.Function):
         n_coupled, sums = ctx.sizes[0], [torch.zeros_like(parameter) for parameter in learnt]
         by_coupled, by_beside = list(grads[:n_coupled]), grads[n_coupled:]
         for number, (t, following) in reversed(list(enumerate(itertools.pairwise(ctx.solver.times(*ctx.span))))):
-            with torch.enable_grad(), torch.autocast(*ctx.autocast[:2], enabled=ctx.autocast[2]):
+            with torch.enable_grad(), torch.autocast(*ctx.autocast):
                 begin = [one.detach().requires_grad_() for one in states[number * n_coupled : (number + 1) * n_coupled]]
                 sum_before = [torch.zeros_like(grad) for grad in by_beside]  # which gradients do not depend on
                 ends = advance(ctx.rates, n_coupled, ctx.solver.method, t, following - t, *begin, *sum_before)
@@ -84,13 +84,13 @@ def _depends_on_more(rates: Rates, coupled: Sequence[Tensor], start: float, know
         found = rates(start, *points)
     assert begin is not None
     ends = {get_gradient_edge(tensor)[:2] for tensor in (*points, *known)}
-    rest = [get_gradient_edge(one)[:2] for one in found if one.requires_grad]
+    rest: list[Any] = [get_gradient_edge(one)[:2] for one in found if one.requires_grad]
     seen = {*ends, *rest}
     while rest:
         node, _ = rest.pop()
         if not node.next_functions or node._sequence_nr() < begin._sequence_nr():
             return True  # a leaf, or of a graph that was there before
-        new = {edge for edge in node.next_functions if edge[0] is not None} - seen
+        new: set[Any] = {edge for edge in node.next_functions if edge[0] is not None} - seen
         seen |= new
         rest += new
     return False
