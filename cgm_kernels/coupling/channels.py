@@ -33,8 +33,12 @@ def affine(
     if KINDS[scale.kind] == "gate":
         added = (1.0 - sigma) * added
     multiplier = sigma.reciprocal() if inverse else sigma
-    count = x[0].numel() // x.shape[channel] if x.shape[0] else 0
-    shape = (math.prod(x.shape[:channel]), x.shape[channel], math.prod(x.shape[channel + 1 :]))
-    y = operator(backend, "channel_forward")(x.to(dtype).reshape(shape), multiplier, added, inverse)
+    before, after = math.prod(x.shape[1:channel]), math.prod(x.shape[channel + 1 :])
+    count, shape = before * after, (len(x) * before, x.shape[channel], after)
+    rows = x.to(dtype).reshape(shape)
+    if x.shape[channel]:
+        y = operator(backend, "channel_forward")(rows, multiplier, added, inverse)
+    else:  # the kernels divide by the number of channels
+        y = (multiplier[:, None] * rows + added[:, None]).to(dtype)
     log_det = log_sigma.sum() * (-count if inverse else count)
     return y.reshape(x.shape), log_det.expand(x.shape[0]).clone()

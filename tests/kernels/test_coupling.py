@@ -171,6 +171,21 @@ def test_empty(shape, pair):
 
 
 @pytest.mark.parametrize("pair", running())
+@pytest.mark.parametrize("shape", [(4, 0), (4, 0, 3), (4, 3, 0), (0, 3), (0, 0), (4, 2, 0, 3)])
+@pytest.mark.parametrize("function", [cgm_kernels.affine_coupling, cgm_kernels.affine_coupling_inverse])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_empty_with_parameters_by_channel(dtype, function, shape, pair):
+    backend, device = pair
+    with cgm_kernels.use_backend(backend):
+        sizes = (shape, *[(shape[1], *[1] * (len(shape) - 2))] * 2)
+        leaves = [torch.ones(size, dtype=dtype, device=device, requires_grad=True) for size in sizes]
+        y, log_det = function(*leaves)
+        assert y.shape == shape and y.dtype is dtype and torch.equal(log_det, log_det.new_zeros(shape[0]))
+        (y.sum() + log_det.sum()).backward()
+        assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in leaves)
+
+
+@pytest.mark.parametrize("pair", running())
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_in_its_event(bad, pair):
     backend, device = pair
