@@ -60,6 +60,33 @@ def test_a_wrong_field_or_a_wrong_divergence_is_seen():
     assert row.largest > 0.05 and row.standard_error > 0.0
 
 
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_translation_carries_any_density(by_row):
+    """The divergence of a field that does not depend on x is 0, though it has no graph to differentiate."""
+    flow = linear()
+    offset = torch.randn(7 if by_row else 1, 2, generator=seeded(4), dtype=torch.float64).expand(7, 2)
+    x = flow.sample(7, seeded(0))
+    (row,) = trajectory_residuals(lambda t, x: offset, lambda t, x: flow.log_prob(0.0, x - t * offset), x, [0.0, 1.0])
+    assert row.largest < 1e-12 and row.scale < 1e-12
+    carried = carried_log_prob(lambda t, x: offset, lambda z: flow.log_prob(0.0, z), x, 2.0)
+    torch.testing.assert_close(carried, flow.log_prob(0.0, x - 2.0 * offset))
+
+
+@pytest.mark.parametrize("learnt", [False, True])
+def test_a_field_that_hides_its_graph_is_no_translation(learnt):
+    flow, factor = linear(), torch.ones((), dtype=torch.float64, requires_grad=learnt)
+    x = flow.sample(5, seeded(0))
+
+    def carried(**options):
+        return carried_log_prob(
+            lambda t, x: factor * flow.velocity(t, x.detach()), lambda z: flow.log_prob(0.0, z), x, 1.0, **options
+        )
+
+    with pytest.raises(ValueError, match="velocity must be differentiable in x, or divergence given"):
+        carried()
+    torch.testing.assert_close(carried(divergence=flow.divergence), flow.log_prob(1.0, x), rtol=1e-6, atol=1e-6)
+
+
 def test_the_density_is_carried_to_any_point():
     flow = linear()
     x = torch.randn(50, 2, generator=seeded(1), dtype=torch.float64)
@@ -121,7 +148,31 @@ def test_the_histogram_of_a_known_density():
     assert math.isclose(float(found.expected.sum()), 50_000 * found.mass, rel_tol=1e-9)
 
 
+@pytest.mark.parametrize("n_cells", [3, 1])
+def test_the_least_number_of_points_of_a_histogram(n_cells):
+    """Of a uniform density each cell expects n / 9; where there is one cell in the box, the rest is the other."""
+
+    def uniform(x):
+        return torch.where(((x > 0.0) & (x < 3.0)).all(1), -math.log(9.0), -math.inf)
+
+    def residuals(n):
+        points = 3.0 * torch.rand(n, 2, generator=seeded(5))
+        return histogram_residuals(uniform, points, ((0.0, n_cells), (0.0, n_cells)), bins=n_cells)
+
+    assert residuals(91).degrees == (8 if n_cells == 3 else 1) and residuals(91).p_value > 1e-4
+    with pytest.raises(ValueError, match=r"points must be at least 9[01], for two cells to expect 10 of them: got 80"):
+        residuals(80)
+
+
 def test_errors_name_the_argument():
+    for times in ([0.0, 0.0], [0.0, 1.0, 1.0], [0.0, 1.0, 0.5], [0.0, math.nan], [0.0], []):
+        with pytest.raises(ValueError, match="times must be increasing or decreasing, at least two"):
+            trajectory_residuals(lambda t, x: -x, lambda t, x: x.sum(1), torch.zeros(3, 2), times)
+    square = ((0, 1), (0, 1))
+    with pytest.raises(ValueError, match=r"points must be at least 10000000000000, .* got 50"):
+        histogram_residuals(lambda x: x[:, 0] - 1e4, torch.zeros(50, 2), square)
+    with pytest.raises(ValueError, match=r"log_prob must not be NaN or \+inf"):
+        histogram_residuals(lambda x: math.nan * x[:, 0], torch.zeros(50, 2), square)
     with pytest.raises(ValueError, match=r"points must have shape \(n, 2\)"):
         histogram_residuals(lambda x: x[:, 0], torch.zeros(3, 3), ((0, 1), (0, 1)))
     with pytest.raises(ValueError, match="limits must be"):

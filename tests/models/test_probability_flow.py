@@ -97,5 +97,8 @@ def test_errors_name_the_argument():
         simulate_ode(lambda t, x: x, torch.zeros(1, 1), (0.0, 0.0))
     with pytest.raises(ValueError, match="weights, means and covariances must be"):
         DiffusedMixture(torch.ones(2), torch.zeros(3, 2), torch.zeros(3, 2, 2))
+    for weights in ([1.0, -0.5], [0.0, 0.0], [1.0, math.nan], [1.0, math.inf]):
+        with pytest.raises(ValueError, match="weights must be finite, not negative, and not all zero: got"):
+            DiffusedMixture(torch.tensor(weights), torch.zeros(2, 2), torch.eye(2).expand(2, 2, 2))
     with pytest.raises(ValueError, match="diffusion must be a positive"):
         mixture(diffusion=0.0)

@@ -102,14 +102,15 @@ def trajectory_residuals(
         velocity: v.
         log_prob: log p_t(x), of the density that v is said to carry.
         x: points at the first time; any, for the equation holds on every path.
-        times: increasing or decreasing.
+        times: increasing or decreasing, at least two.
         divergence: div v, by default the exact trace by automatic differentiation.
         steps_between: classical Runge–Kutta steps from one time to the next.
     """
     divergence = divergence or _traced(velocity)
     rows, solver = [], Solver("rk4", steps_between)
+    intervals = _intervals(times)
     before = log_prob(times[0], x)
-    for start, end in itertools.pairwise(times):
+    for start, end in intervals:
         state, _ = integrate(
             lambda t, points: (velocity(t, points), divergence(t, points)),
             [x], [x.new_zeros(len(x))], solver, start, end,
@@ -183,7 +184,7 @@ def histogram_residuals(
 
     Args:
         log_prob: log p, (m, 2) -> (m,); of points carried by a field, ``carried_log_prob``.
-        points: (n, 2).
+        points: (n, 2), so many that at least two cells expect 10, all others taken together for one.
         limits: ((x_min, x_max), (y_min, y_max)).
         bins: cells along each axis.
         nodes: of Gauss–Legendre quadrature along each axis of a cell.
@@ -194,6 +195,7 @@ def histogram_residuals(
         raise ValueError(f"points must have shape (n, 2): got {tuple(points.shape)}")
     n = len(points)
     mass = _cell_masses(log_prob, limits, bins, nodes, points)
+    _check_number(n, mass)
     counts = torch.zeros(bins * bins, dtype=torch.float64)
     cells = [((points[:, i] - low) / (high - low) * bins).floor().long() for i, (low, high) in enumerate(limits)]
     inside = ((cells[0] >= 0) & (cells[0] < bins) & (cells[1] >= 0) & (cells[1] < bins)).cpu()
@@ -213,6 +215,24 @@ def histogram_residuals(
         counts.view(bins, bins), expected.view(bins, bins), (n * share * (1.0 - share)).sqrt(),
         chi_squared, degrees, float(tail), float(mass.sum()),
     )  # fmt: skip
+
+
+def _intervals(times: Sequence[float]) -> list[tuple[float, float]]:
+    found = list(itertools.pairwise(times))
+    if not found or not (all(a < b for a, b in found) or all(a > b for a, b in found)):
+        raise ValueError(f"times must be increasing or decreasing, at least two of them: got {list(times)}")
+    return found
+
+
+def _check_number(n: int, mass: Tensor) -> None:
+    """There must be two cells to compare, of which one may be that of all the rest."""
+    if not bool(mass.isfinite().all()):
+        raise ValueError("log_prob must not be NaN or +inf: the mass of a cell is not finite")
+    largest, second = sorted([0.0, *mass.flatten().tolist()], reverse=True)[:2]
+    share = min(largest, max(second, 1.0 - largest))
+    if n * share < _FEWEST:
+        least = math.ceil(_FEWEST / max(share, 1e-12))
+        raise ValueError(f"points must be at least {least}, for two cells to expect {_FEWEST:g} of them: got {n}")
 
 
 def _cell_masses(
@@ -246,10 +266,13 @@ def _traced(velocity: Velocity) -> Scalar:
     def divergence(t: float, x: Tensor) -> Tensor:
         points = x.detach().requires_grad_()
         value = velocity(t, points)
-        parts = [
-            torch.autograd.grad(value[:, i].sum(), points, retain_graph=True, materialize_grads=True)[0][:, i]
-            for i in range(x.shape[1])
-        ]
-        return torch.stack(parts).sum(0)
+        gradients = [
+            torch.autograd.grad(value[:, i].sum(), points, retain_graph=True, allow_unused=True)[0]
+            for i in range(x.shape[1]) if value.requires_grad
+        ]  # fmt: skip
+        parts = [gradient[:, i] for i, gradient in enumerate(gradients) if gradient is not None]
+        if not parts and not torch.equal(velocity(t, 2.0 * x + 1.0), value):
+            raise ValueError("velocity must be differentiable in x, or divergence given: its value has no graph of x")
+        return sum(parts, start=x.new_zeros(len(x)))
 
     return divergence

@@ -46,6 +46,8 @@ class DiffusedMixture:
         if means.ndim != 2 or covariances.shape != (*means.shape, means.shape[1]) or weights.shape != means.shape[:1]:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (weights, means, covariances))
             raise ValueError(f"weights, means and covariances must be (K,), (K, d) and (K, d, d): got {shapes}")
+        if not bool((weights >= 0.0).all()) or not 0.0 < float(weights.sum()) < math.inf:
+            raise ValueError(f"weights must be finite, not negative, and not all zero: got {weights.tolist()}")
         check_positive("diffusion", diffusion)
         self.weights, self.means, self.covariances = weights / weights.sum(), means, covariances
         self.rate, self.diffusion = rate, diffusion
