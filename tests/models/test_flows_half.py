@@ -1,9 +1,20 @@
-"""Flows in half precision: under autocast, and with parameters of bfloat16."""
+"""Flows in half precision: under autocast, and with parameters of bfloat16 or float16."""
 
 import pytest
 import torch
 
-from cgm_models.flows import IAF, MADE, MAF, Glow, NeuralSplineFlow, PixelCNN, PixelRNN, RealNVP
+from cgm_models.flows import (
+    IAF,
+    MADE,
+    MAF,
+    Glow,
+    NeuralSplineFlow,
+    PixelCNN,
+    PixelRNN,
+    PlanarFlow,
+    RadialFlow,
+    RealNVP,
+)
 
 SMALL = {"n_layers": 2, "hidden_features": (8,)}
 MODELS = {
@@ -15,6 +26,10 @@ MODELS = {
     "iaf": lambda: IAF(dim=3, **SMALL),
     "glow-lu": lambda: Glow((1, 4, 4), n_steps=1, hidden_channels=4),
     "glow-plain": lambda: Glow((1, 4, 4), n_steps=1, hidden_channels=4, convolution="plain"),
+    "planar": lambda: PlanarFlow(dim=4, n_layers=4),
+    "planar-context": lambda: PlanarFlow(dim=4, context_dim=2, n_layers=4),
+    "radial": lambda: RadialFlow(dim=4, n_layers=4),
+    "radial-context": lambda: RadialFlow(dim=4, context_dim=2, n_layers=4),
     "student": lambda: RealNVP(dim=4, base="student_t", **SMALL),
     "pixelcnn": lambda: PixelCNN((1, 4, 4), n_layers=2, hidden_channels=8),
     "pixelrnn": lambda: PixelRNN((1, 4, 4), n_layers=1, hidden_channels=8),
@@ -50,14 +65,15 @@ def test_under_autocast(name):
 
 
 @ALL
-def test_with_parameters_of_bfloat16(name):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_with_parameters_of_half_precision(name, dtype):
     model, x, context = make(name)
     exact = model.log_prob(x, context)
-    half = model.bfloat16()
-    x, context = x.bfloat16(), None if context is None else context.bfloat16()
+    half = model.to(dtype)
+    x, context = x.to(dtype), None if context is None else context.to(dtype)
     half.loss(x, context).backward()
     log_prob, samples = half.log_prob(x, context), half.sample(16, context)
-    assert log_prob.dtype is torch.float32 and samples.dtype is torch.bfloat16 and samples.isfinite().all()
+    assert log_prob.dtype is torch.float32 and samples.dtype is dtype and samples.isfinite().all()
     torch.testing.assert_close(log_prob, exact, rtol=0.05, atol=0.3)
 
 

@@ -17,6 +17,11 @@ MARGIN = 1e-3
 """How far from singular the layers stay: no slope is less."""
 
 
+def widened(*tensors: Tensor) -> list[Tensor]:
+    """``tensors`` in float32 where they are of half precision."""
+    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
+
+
 def above_minus_one(x: Tensor) -> Tensor:
     """A smooth increasing map onto (−1 + MARGIN, ∞) that sends 0 to 0."""
     return F.softplus(x + math.log(math.expm1(1.0 - MARGIN))) - (1.0 - MARGIN)
@@ -68,7 +73,8 @@ class Planar(Transform):
     """``x = z + û tanh(w·z + b)``, ``log|det ∂x/∂z| = log(1 + (w·û)(1 − tanh²))``.
 
     û is u moved along w until w·û > −1, where the map is invertible. The inverse solves one scalar equation a point.
-    A context adds to w, u and b by a linear map.
+    A context adds to w, u and b by a linear map. In half precision the layer computes in float32, and so gives its
+    log-determinant.
     """
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
@@ -84,14 +90,15 @@ class Planar(Transform):
         weight, direction, bias = self._conditioned(context)
         height = torch.tanh((z * weight).sum(1) + bias)
         x = z + direction * height[:, None]
-        return x, torch.log1p((weight * direction).sum(-1) * (1.0 - height * height))
+        return x.to(z.dtype), torch.log1p((weight * direction).sum(-1) * (1.0 - height * height))
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         weight, direction, bias = self._conditioned(context)
         right = (x * weight).sum(1) + bias
         slope = (weight * direction).sum(-1).expand_as(right)
         height = torch.tanh(SolvePlanar.apply(right, slope))
-        return x - direction * height[:, None], -torch.log1p(slope * (1.0 - height * height))
+        z = x - direction * height[:, None]
+        return z.to(x.dtype), -torch.log1p(slope * (1.0 - height * height))
 
     def _conditioned(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """w, û and b: (dim,), (dim,), (), or with one more dimension (batch) in front."""
@@ -100,6 +107,7 @@ class Planar(Transform):
             dim = len(weight)
             by_weight, by_direction, by_bias = self.of_context(given(context)).split((dim, dim, 1), dim=1)
             weight, direction, bias = weight + by_weight, direction + by_direction, bias + by_bias[:, 0]
+        weight, direction, bias = widened(weight, direction, bias)
         along = (weight * direction).sum(-1, keepdim=True)
         length = weight.square().sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         return weight, direction + (above_minus_one(along) - along) * weight / length, bias

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nets.context import given
-from .planar import above_minus_one
+from .planar import above_minus_one, widened
 from .stacked import StackedFlow
 from .transform import Transform
 
@@ -16,7 +16,7 @@ class Radial(Transform):
 
     ``log|det ∂x/∂z| = (D − 1) log(1 + γ α / (α + r)) + log(1 + γ α² / (α + r)²)``. The inverse is closed: with
     ρ = |x − z₀|, r is the positive root of ``r² + (α + γα − ρ) r − αρ = 0``. A context adds to z₀, log α and the
-    logit of γ by a linear map.
+    logit of γ by a linear map. In half precision the layer computes in float32, and so gives its log-determinant.
     """
 
     def __init__(self, dim: int, context_dim: int = 0) -> None:
@@ -32,7 +32,7 @@ class Radial(Transform):
         center, alpha, gamma = self._conditioned(context)
         offset = z - center
         pull, log_det = self._pull(torch.linalg.vector_norm(offset, dim=1), alpha, gamma)
-        return z + pull[:, None] * offset, log_det
+        return (z + pull[:, None] * offset).to(z.dtype), log_det
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         center, alpha, gamma = self._conditioned(context)
@@ -45,7 +45,8 @@ class Radial(Transform):
         below = torch.where(positive, linear + root, torch.ones_like(root))
         radius = torch.where(positive, 2.0 * alpha * reach / below, (root - linear) / 2.0)
         pull, log_det = self._pull(radius, alpha, gamma)
-        return center + offset / (1.0 + pull)[:, None], -log_det
+        z = center + offset / (1.0 + pull)[:, None]
+        return z.to(x.dtype), -log_det
 
     def _pull(self, radius: Tensor, alpha: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor]:
         """``γ α / (α + r)``, and the log-determinant of the forward map."""
@@ -59,6 +60,7 @@ class Radial(Transform):
         if self.of_context is not None:
             change = self.of_context(given(context))
             center, log_alpha, logit = center + change[:, :-2], log_alpha + change[:, -2], logit + change[:, -1]
+        center, log_alpha, logit = widened(center, log_alpha, logit)
         return center, log_alpha.exp(), above_minus_one(logit)
 
 
