@@ -146,6 +146,14 @@ def test_dopri5_says_what_it_cannot_solve():
         solve(Square(), torch.full((2, 1), 2.0), None, Solver("dopri5"))
 
 
+@pytest.mark.parametrize("options", [{}, {"method": "dopri5"}, {"gradient": "checkpoint"}, {"gradient": "adjoint"}])
+@pytest.mark.parametrize("ends", [(0.3, 0.3), (0.0, math.nan), (math.inf, math.inf), (0.0, -math.inf)])
+def test_every_way_needs_two_times(options, ends):
+    for field in (perceptron(), ModuleField(perceptron())):
+        with pytest.raises(ValueError, match=f"start and end must be finite, and not the same time: got {ends[0]} and"):
+            solve(field, rows(4, 3), None, Solver(**options), *ends, exact=True)
+
+
 class Reads(TorchDispatchMode):
     """Counts what waits for the device: numbers read back, and shapes that depend on values."""
 

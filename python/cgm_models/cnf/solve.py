@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,8 @@ def solve(
     measured = exact or probes is not None
     if regularizers and not measured:
         raise ValueError("regularizers need probes or exact=True")
+    if not math.isfinite(end - start) or end == start:
+        raise ValueError(f"start and end must be finite, and not the same time: got {start} and {end}")
     adjoint = solver.gradient == "adjoint" and torch.is_grad_enabled()
     if not solver.adaptive and not adjoint:
         whole = field.flow(x, context, solver, start, end, probes=probes, exact=exact, regularizers=regularizers)
