@@ -17,10 +17,12 @@ def tables(benchmark: str, results: Path = report.RESULTS) -> str:
     for path in sorted(results.glob(f"*/{benchmark}.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
         where = path.parent.relative_to(ROOT) if path.is_relative_to(ROOT) else path.parent
-        title = f"### {report.benchmark_of(result).title}"
+        measured = report.benchmark_of(result)
+        title = f"### {measured.title}"
+        shown = result | {"rows": [row for row in result["rows"] if row["cell"] in measured.headlines]}
         more = f"Every size, times of all, and peak memory: [{benchmark}.md]({where.as_posix()}/{benchmark}.md)."
-        note = report.benchmark_of(result).note
-        parts += [title, report.provenance(result), "\n".join(headlines(result)), *([note] if note else [])]
+        note = measured.note
+        parts += [title, report.provenance(shown), "\n".join(headlines(result)), *([note] if note else [])]
         parts += [goals(result), more]
     return "\n\n".join(parts)
 
