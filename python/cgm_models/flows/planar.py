@@ -102,12 +102,11 @@ class Planar(Transform):
 
     def _conditioned(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """w, û and b: (dim,), (dim,), (), or with one more dimension (batch) in front."""
-        weight, direction, bias = self.weight, self.direction, self.bias
+        weight, direction, bias = widened(self.weight, self.direction, self.bias)
         if self.of_context is not None:
             dim = len(weight)
             by_weight, by_direction, by_bias = self.of_context(given(context)).split((dim, dim, 1), dim=1)
             weight, direction, bias = weight + by_weight, direction + by_direction, bias + by_bias[:, 0]
-        weight, direction, bias = widened(weight, direction, bias)
         along = (weight * direction).sum(-1, keepdim=True)
         length = weight.square().sum(-1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
         return weight, direction + (above_minus_one(along) - along) * weight / length, bias

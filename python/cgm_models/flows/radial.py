@@ -56,11 +56,10 @@ class Radial(Transform):
 
     def _conditioned(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """z₀, α and γ: (dim,), (), (), or with one more dimension (batch) in front."""
-        center, log_alpha, logit = self.center, self.log_alpha, self.gamma_logit
+        center, log_alpha, logit = widened(self.center, self.log_alpha, self.gamma_logit)
         if self.of_context is not None:
             change = self.of_context(given(context))
             center, log_alpha, logit = center + change[:, :-2], log_alpha + change[:, -2], logit + change[:, -1]
-        center, log_alpha, logit = widened(center, log_alpha, logit)
         return center, log_alpha.exp(), above_minus_one(logit)
 
 
