@@ -1,4 +1,4 @@
-"""What a base distribution is, and the standard normal."""
+"""What a base distribution is, the standard normal, and those of ``torch.distributions``."""
 
 from __future__ import annotations
 
@@ -101,21 +101,6 @@ class DistributionBase(Base):
         if temperature != 1.0:
             z = torch.lerp(self.center(distribution).to(z.dtype), z, temperature)
         return z.to(self.like.dtype)
-
-
-class FixedBase(DistributionBase):
-    """``distribution``, which ``to(device)`` does not move."""
-
-    def __init__(self, event_shape: tuple[int, ...], distribution: Distribution) -> None:
-        super().__init__(event_shape)
-        shape = tuple(distribution.batch_shape + distribution.event_shape)
-        if shape != event_shape:
-            raise ValueError(f"a base must have events of shape {event_shape}: got {distribution} of shape {shape}")
-        self._distribution = distribution
-        self.has_rsample = bool(distribution.has_rsample)
-
-    def distribution(self, context: Tensor | None) -> Distribution:
-        return self._distribution
 
 
 def _cuda_devices(like: Tensor) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable
@@ -23,7 +24,8 @@ from torch.distributions import (
 from torch.distributions.transforms import SigmoidTransform
 
 from ..options import check_choice, check_positive, check_whole
-from .base import LOG_2PI, Base, DistributionBase, FixedBase, StandardNormal
+from .base import LOG_2PI, Base, DistributionBase, StandardNormal
+from .fixed_base import FixedBase
 
 
 class Factorised(DistributionBase):
@@ -194,8 +196,8 @@ _builders: dict[str, Builder] = {
 def register_base(name: str, build: Builder) -> None:
     """Make ``build(event_shape, context_dim, **options)`` the base called ``name``; a later one takes its place.
 
-    ``build`` returns a ``Base``, or any object of ``torch.distributions`` over points of ``event_shape``. A saved flow
-    with such a base is loaded where the base is registered again.
+    ``build`` returns a ``Base``, or any object of ``torch.distributions`` over points of ``event_shape``, whose tensors
+    move with the flow. A saved flow with such a base is loaded where the base is registered again.
     """
     _builders[name] = build
 
@@ -212,7 +214,14 @@ def make_base(name: str, event_shape: tuple[int, ...], context_dim: int, options
     """
     check_choice("base", name, base_names())
     try:
-        base = _builders[name](event_shape, context_dim, **(options or {}))
+        with torch.device("cpu") if _on_meta() else contextlib.nullcontext():  # a distribution needs its numbers
+            base = _builders[name](event_shape, context_dim, **(options or {}))
+        if isinstance(base, Base) and _on_meta():
+            base = _builders[name](event_shape, context_dim, **(options or {}))
     except TypeError as error:
         raise ValueError(f"base_options {options} do not fit the base {name!r}: {error}") from error
     return base if isinstance(base, Base) else FixedBase(event_shape, base)
+
+
+def _on_meta() -> bool:
+    return torch.get_default_device().type == "meta"
