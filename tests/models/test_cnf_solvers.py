@@ -1,6 +1,7 @@
 """Solvers and fields against closed forms and torchdiffeq."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -152,6 +153,32 @@ def test_every_way_needs_two_times(options, ends):
     for field in (perceptron(), ModuleField(perceptron())):
         with pytest.raises(ValueError, match=f"start and end must be finite, and not the same time: got {ends[0]} and"):
             solve(field, rows(4, 3), None, Solver(**options), *ends, exact=True)
+
+
+@pytest.mark.parametrize("kind", ["leaf", "result", "context"])
+def test_the_adjoint_says_which_tensors_it_leaves_without_a_gradient(kind):
+    """A leaf or a result that the field reads without holding it; a context that is a result gets its gradient."""
+    offset = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    read = offset if kind == "leaf" else 2.0 * offset
+
+    class Shifted(LinearField):
+        def forward(self, t, x, context=None):
+            return super().forward(t, x) + (read if context is None else context)
+
+    field, found = Shifted(0.3 * torch.eye(2).double(), torch.zeros(2).double()), {}
+    for gradient in ("discrete", "adjoint"):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            context = read.expand(3, -1) if kind == "context" else None
+            solution = solve(field, torch.ones(3, 2).double(), context, Solver("rk4", 8, gradient=gradient), exact=True)
+        assert [str(one.message)[:46] for one in said] == (
+            ["gradient='adjoint' gives no gradient to what a"] if gradient == "adjoint" and kind != "context" else []
+        )
+        found[gradient] = torch.autograd.grad(solution.x.sum(), offset, retain_graph=True, allow_unused=True)[0]
+    if kind == "context":
+        torch.testing.assert_close(found["adjoint"], found["discrete"], rtol=1e-6, atol=1e-6)
+    else:
+        assert found["adjoint"] is None and found["discrete"].abs().sum() > 0
 
 
 class Reads(TorchDispatchMode):

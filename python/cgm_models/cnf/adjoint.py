@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .checkpointing import depends_on_more
 from .integration import Rates, integrate
 from .solver import Solver
 
@@ -23,9 +25,17 @@ def integrate_with_adjoint(
     ``da/dt = −aᵀ ∂v/∂x − λᵀ ∂g/∂x``, x itself beside it, and ``dL/dθ = ∫ aᵀ ∂v/∂θ + λᵀ ∂g/∂θ dt`` (Chen et al. 2018,
     Neural Ordinary Differential Equations). The way back is made by the same solver with the same steps or tolerances.
 
-    ``parameters``: the tensors, beside x, that ``rates`` depends on and that get a gradient.
+    ``parameters``: the tensors, beside x, that ``rates`` depends on and that get a gradient. Others get none, with a
+    warning: it cannot be known whether they are to be learnt.
     """
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
+    if depends_on_more(rates, [x], start, learnt):
+        warnings.warn(
+            "gradient='adjoint' gives no gradient to what a field reads beside the points, the context and "
+            "field.parameters(), and this field reads a tensor there that requires one: make it a parameter of the "
+            "field, detach it, or choose gradient='discrete'",
+            stacklevel=3,
+        )
     counted: list[int] = []
     results = _Adjoint.apply(rates, solver, (start, end), counted, len(beside), x, *beside, *learnt)
     return list(results), counted[0]

@@ -26,7 +26,7 @@ def integrate_with_checkpoints(
     more than the points and ``parameters``, whose gradients this could not give.
     """
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
-    if not torch.is_grad_enabled() or _depends_on_more(rates, coupled, start, learnt):
+    if not torch.is_grad_enabled() or depends_on_more(rates, coupled, start, learnt):
         return integrate(rates, coupled, beside, solver, start, end)
     counted: list[int] = []
     tensors = (*coupled, *beside, *learnt)
@@ -76,7 +76,7 @@ class _Steps(torch.autograd.Function):
         return (None,) * 5 + (*by_coupled, *by_beside, *sums)
 
 
-def _depends_on_more(rates: Rates, coupled: Sequence[Tensor], start: float, known: Sequence[Tensor]) -> bool:
+def depends_on_more(rates: Rates, coupled: Sequence[Tensor], start: float, known: Sequence[Tensor]) -> bool:
     """Whether the rates read anything with a gradient beside the coupled tensors and the known ones."""
     with torch.enable_grad():
         points = [one.detach().requires_grad_() for one in coupled]

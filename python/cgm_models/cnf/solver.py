@@ -28,7 +28,8 @@ class Solver:
     ``gradient``: 'discrete' differentiates the steps that were made. 'checkpoint' gives the same numbers, but keeps the
     state of each step at most, and makes the steps again in the backward. 'adjoint' integrates the adjoint equation
     back in time (Chen et al. 2018): it keeps nothing of the way, and its gradient is that of the exact solution up to
-    the error of the solver, not that of the numbers computed.
+    the error of the solver, not that of the numbers computed. It reaches the points, the context and the parameters of
+    the field, no other tensor that the field reads; where one requires a gradient, a warning says so.
 
     Args:
         method: as above.
