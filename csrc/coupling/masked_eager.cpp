@@ -1,5 +1,6 @@
 // Eager autograd of the masked inverse on the CPU; all but plain eager calls takes the registered operator.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/allclose.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
@@ -7,6 +8,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "common/fast_path.h"
@@ -78,11 +80,13 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     const auto found = masked_forward(arguments_of(y, packed, row_bias, plan, options), /*keep=*/true);
     const auto [x, log_det] = shaped(found, y);
     ctx->set_materialize_grads(false);
-    variable_list saved{y, x, packed, std::get<2>(found), row_bias.value_or(at::Tensor()), plan};
+    // Not x, which is among the units that are kept: its owner may write to it.
+    variable_list saved{y, packed, std::get<2>(found), row_bias.value_or(at::Tensor()), plan};
     std::vector<int64_t> begins;
     for (const auto* part : parts) saved.push_back(part->places), begins.push_back(part->start);
-    saved.insert(saved.end(), parameters.begin(), parameters.end());
     ctx->save_for_backward(std::move(saved));
+    // These may change, but where they are read again.
+    for (size_t p = 0; p < parameters.size(); ++p) ctx->saved_data[parameter_name(p)] = parameters[p];
     ctx->saved_data["begins"] = std::move(begins);
     ctx->saved_data["widths"] = options.widths, ctx->saved_data["starts"] = options.starts;
     ctx->saved_data["integers"] = options.integers, ctx->saved_data["numbers"] = options.numbers;
@@ -92,26 +96,36 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
     constexpr size_t others = 4;  // arguments of forward() behind the parameters
-    variable_list result(2 + (saved.size() - first_places) / 2 + others);
+    variable_list result(2 + saved.size() - first_places + others);
     if (grads[0].defined() || grads[1].defined()) fill(ctx, grads, saved, result);
     return result;
   }
 
  private:
-  static constexpr size_t first_places = 6;  // among the saved tensors, of which the last are the parameters
+  static constexpr size_t first_places = 5;  // among the saved tensors
+
+  static std::string parameter_name(size_t number) { return "parameter" + std::to_string(number); }
 
   // The packed parameters as autograd sees them: those that the forward kept depend on nothing.
-  static at::Tensor packed_again(const variable_list& saved, const std::vector<int64_t>& begins) {
-    const int64_t size = saved[2].numel();
+  static at::Tensor packed_again(AutogradContext* ctx, const variable_list& saved, const std::vector<int64_t>& begins) {
+    const int64_t size = saved[1].numel();
     variable_list places, numbers;
     for (size_t p = 0; p < begins.size(); ++p) {
       const auto flat = saved[first_places + p].reshape({-1}).to(at::kLong);
       places.push_back(at::where(flat < 0, size, flat + begins[p]));
-      numbers.push_back(saved[first_places + begins.size() + p].reshape({-1}));
+      numbers.push_back(ctx->saved_data[parameter_name(p)].toTensor().reshape({-1}));
     }
-    return at::zeros({size + 1}, saved[2].options())
-        .index_copy(0, at::cat(places), at::cat(numbers))
-        .narrow(0, 0, size);
+    const auto packed = at::zeros({size + 1}, saved[1].options()).index_copy(0, at::cat(places), at::cat(numbers));
+    const auto result = packed.narrow(0, 0, size);
+    TORCH_CHECK(at::allclose(result.detach(), saved[1], /*rtol=*/0, /*atol=*/0, /*equal_nan=*/true),
+                "a gradient that is to be differentiated again needs a parameter of masked_mlp_inverse that has been "
+                "modified by an inplace operation");
+    return result;
+  }
+
+  static at::Tensor found_again(const MaskedArguments& arguments) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    return std::get<0>(masked_forward(arguments, /*keep=*/false));
   }
 
   static void fill(AutogradContext* ctx, const variable_list& grads, const variable_list& saved,
@@ -119,13 +133,13 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     auto& data = ctx->saved_data;
     const Options options{data["widths"].toIntVector(), data["starts"].toIntVector(), data["integers"].toIntVector(),
                           data["numbers"].toDoubleVector()};
-    const auto &y = saved[0], &x = saved[1], &row_bias = saved[4];
+    const auto &y = saved[0], &row_bias = saved[3];
     const auto begins = data["begins"].toIntVector();
     const bool plain = !recorded() && plain_eager(grads[0], grads[1]);
     const BelowAutograd below;
     // Hooks may have given saved tensors other strides.
-    const auto packed = recorded() ? packed_again(saved, begins) : saved[2].contiguous();
-    const auto kept = saved[3].contiguous(), plan = saved[5].contiguous();
+    const auto packed = recorded() ? packed_again(ctx, saved, begins) : saved[1].contiguous();
+    const auto kept = saved[2].contiguous(), plan = saved[4].contiguous();
     const auto rows = row_bias.defined() ? OptionalTensor(row_bias.contiguous()) : std::nullopt;
     const auto arguments = arguments_of(y, packed, rows, plan, options);
     const int64_t n_rows = arguments.y.size(0);
@@ -134,7 +148,7 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     const bool wanted = wants_parameters(ctx, rows.has_value(), begins.size());
     const auto [by_y, by_parameters, by_rows] =
         plain ? masked_backward(grad_x, grad_log_det, arguments, kept, wanted)
-              : registered_backward(grad_x, grad_log_det, as_rows(x, n_rows), arguments);
+              : registered_backward(grad_x, grad_log_det, found_again(arguments), arguments);
     result[0] = y.dim() == 2 ? by_y : by_y.view(y.sizes());
     if (rows) result[1] = by_rows;
     for (size_t p = 0; wanted && p < begins.size(); ++p) {

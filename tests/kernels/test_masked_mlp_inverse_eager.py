@@ -211,6 +211,12 @@ def test_masked_inverse_parameters_may_change_before_the_backward():
     weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
     found = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs_of(arguments))
     torch.testing.assert_close(list(found), expected[2:])
+    arguments = moved(Case(6, (8,)).draw(), torch.float64)
+    x, _ = masked_mlp_inverse(**arguments)
+    with torch.no_grad():
+        arguments["weights"][1].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(x.sum(), arguments["y"], create_graph=True)
 
 
 def test_masked_inverse_batched_gradients():
@@ -250,6 +256,20 @@ def test_masked_inverse_second_derivatives_of_the_node(case):
 
     drawn = case.draw()
     torch.testing.assert_close(second("native"), second("reference"), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_masked_inverse_results_may_be_written_to(batched):
+    """As those of a library's own layers, of which none keeps its result."""
+    arguments = moved(Case(4, (6,), (3,), context=2, options={"scale": "tanh"}).draw(), torch.float64)
+    inputs, found = inputs_of(arguments), []
+    for written in (False, True):
+        x, log_det = masked_mlp_inverse(**arguments)
+        weights = torch.stack([torch.ones_like(x), waves(x)]) if batched else waves(x)
+        x, log_det = (x.mul_(2.0), log_det.add_(1.0)) if written else (2.0 * x, log_det + 1.0)
+        ones = torch.ones_like(log_det).expand(2, -1) if batched else torch.ones_like(log_det)
+        found.append(torch.autograd.grad((x, log_det), inputs, (weights, ones), is_grads_batched=batched))
+    torch.testing.assert_close(*found)
 
 
 def test_masked_inverse_of_an_empty_batch_has_zero_gradients():
