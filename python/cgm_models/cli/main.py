@@ -14,7 +14,7 @@ COMMANDS = {
     "info": "what a run directory holds",
 }
 _USAGE = "usage: cgm COMMAND ...   (cgm COMMAND --help tells its options)"
-_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, NotImplementedError, ModuleNotFoundError)
+_EXPECTED = (ValueError, TypeError, OSError, RuntimeError, NotImplementedError, ModuleNotFoundError, FloatingPointError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

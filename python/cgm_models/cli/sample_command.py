@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +16,43 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _SUFFIXES = (".png", ".pdf", ".svg", ".npy", ".csv")
+# Arguments that the sample of some models takes.
+_OF_MODELS: dict[str, tuple[type, str]] = {
+    "temperature": (float, "of flows: scales the latent points about their mean"),
+    "n_steps": (int, "of energy models: how many steps of the chains"),
+    "start": (str, "of energy models: where chains begin, buffer or noise"),
+    "time": (float, "of neural flows: when, from 0 to the flow's end"),
+}
 
 
 def run(arguments: list[str]) -> int:
-    options = _parser().parse_args(arguments)
-    return sample(options.run, options.n, options.out, labels=options.label, seed=options.seed)
+    options = vars(_parser().parse_args(_joined(arguments)))
+    given = {name: options[name] for name in _OF_MODELS if options[name] is not None}
+    return sample(
+        options["run"],
+        options["n"],
+        options["out"],
+        labels=options["label"],
+        contexts=options["context"],
+        seed=options["seed"],
+        **given,
+    )
 
 
-def sample(run_path: str, n: int, out: str | None = None, *, labels: list[str] | None = None, seed: int = 0) -> int:
-    """Draw ``n`` samples from a run and write them where and as ``out`` says; with labels, these in turn."""
+def sample(
+    run_path: str,
+    n: int,
+    out: str | None = None,
+    *,
+    labels: list[str] | None = None,
+    contexts: list[list[float]] | None = None,
+    seed: int = 0,
+    **given: Any,
+) -> int:
+    """Draw ``n`` samples from a run and write them where and as ``out`` says; with labels or contexts, these in turn.
+
+    ``given`` are further arguments of the model's ``sample``.
+    """
     import torch
 
     from ..model import load
@@ -34,8 +65,13 @@ def sample(run_path: str, n: int, out: str | None = None, *, labels: list[str] |
     if n < 1:
         raise ValueError(f"-n must be at least 1: got {n}")
     model = load(run.model_path)
+    _check_taken(model, given)
+    if labels is not None and contexts is not None:
+        raise ValueError("--label and --context both say what to condition on: choose one of them")
     context = None if labels is None else _label_context(labels, n, facts, model.context_dim)
-    samples = model.sample(n, context, generator=torch.Generator().manual_seed(seed))
+    if contexts is not None:
+        context = _number_context(contexts, n, model.context_dim)
+    samples = model.sample(n, context, generator=torch.Generator().manual_seed(seed), **given)
     write_samples(samples, target, facts)
     print(f"{n} samples written to {target}")
     return 0
@@ -82,6 +118,51 @@ def _label_context(labels: list[str], n: int, facts: dict[str, Any], context_dim
     return codes[torch.arange(n) % len(codes)]
 
 
+def _number_context(contexts: list[list[float]], n: int, context_dim: int) -> Tensor:
+    import torch
+
+    if not context_dim:
+        raise ValueError("--context: the model of this run has no context")
+    for numbers in contexts:
+        if len(numbers) != context_dim:
+            shown = ",".join(f"{number:g}" for number in numbers)
+            raise ValueError(f"--context must hold {context_dim} numbers for this model: got {len(numbers)} ({shown})")
+    return torch.tensor(contexts, dtype=torch.float64)[torch.arange(n) % len(contexts)]
+
+
+def _check_taken(model: Any, given: dict[str, Any]) -> None:
+    taken = inspect.signature(model.sample).parameters
+    for name in given:
+        if name not in taken:
+            options = ", ".join(_flag(other) for other in _OF_MODELS if other in taken) or "none of its own"
+            raise ValueError(f"{_flag(name)} is not for {type(model).__name__}, whose samples take {options}")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _joined(arguments: list[str]) -> list[str]:
+    """``--context=-1,2`` for ``--context -1,2``, which argparse takes for another option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--context" and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise argparse.ArgumentTypeError(f"must be finite numbers with commas between them, as 0.5,-1: got {text!r}")
+    return numbers
+
+
 def _drawable(facts: dict[str, Any]) -> bool:
     shape = facts.get("event_shape", [])
     return shape == [2] or (len(shape) == 3 and shape[0] in (1, 3))
@@ -94,5 +175,9 @@ def _parser() -> argparse.ArgumentParser:
     text = f"a file ending in {', '.join(_SUFFIXES)} (default: in the run's samples/)"
     parser.add_argument("-o", "--out", help=text)
     parser.add_argument("--label", action="append", help="a class to condition on; several times for classes in turn")
+    text = "numbers to condition on, as 0.5,-1; several times for contexts in turn"
+    parser.add_argument("--context", action="append", type=_numbers, metavar="NUMBERS", help=text)
+    for name, (kind, text) in _OF_MODELS.items():
+        parser.add_argument(*dict.fromkeys((_flag(name), f"--{name}")), dest=name, type=kind, help=text)
     parser.add_argument("--seed", type=int, default=0, help="fixes the samples (default: 0)")
     return parser
