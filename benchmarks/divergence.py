@@ -1,5 +1,8 @@
 """The divergence of a tanh perceptron beside its value: with one probe a point, and exactly; and with all gradients.
 
+With FiLM each layer is scaled and shifted, as FFJORD's are by the time; where all rows share scale and shift, the best
+that PyTorch can do is to put them into the weights and biases first.
+
 Contenders: our backends; PyTorch in three ways, tangents by hand, a reverse-mode VJP and torch.func.jvp
 (``divergence_peers``); the first of them under torch.compile; on a GPU ours and the first also as CUDA graphs. The
 floor is the products that one probe cannot do without: those of value and tangent, and with the gradient their
@@ -9,7 +12,7 @@ transposes, into memory that is there already.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -24,7 +27,7 @@ from .oracle import Oracle, floor_of, results
 from .timing import Contender, captured
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
-KINDS = {"hutchinson": "one probe", "exact": "exact trace"}
+KINDS = {"hutchinson": "one probe", "exact": "exact trace", "film": "one probe, FiLM"}
 WIDTHS, DEPTHS, N = (32, 64, 128, 256), (2, 3), 4096
 HEADLINES = [{"kind": "hutchinson", "n": N, "d": d, "width": 64, "hidden": depth} for d in (2, 64) for depth in DEPTHS]
 GRID = (
@@ -42,8 +45,13 @@ GRID = (
         for n, d in ((16, 2), (N, 2), (N, 16), (512, 64))
         for depth in DEPTHS
     ]
+    + [{"kind": "film", "n": n, "d": d, "width": 64, "hidden": 2} for n in (1, 16, 256, N) for d in (2, 64)]
 )
-QUICK_GRID = HEADLINES + [{"kind": "exact", "n": 512, "d": 16, "width": 64, "hidden": depth} for depth in DEPTHS]
+QUICK_GRID = (
+    HEADLINES
+    + [{"kind": "exact", "n": 512, "d": 16, "width": 64, "hidden": depth} for depth in DEPTHS]
+    + [{"kind": "film", "n": 1, "d": 2, "width": 64, "hidden": 2}]
+)
 TITLES = {
     "native": "ours (native)",
     "triton": "ours (Triton)",
@@ -60,9 +68,20 @@ OURS = ("native", "triton", "reference", "native_graph")
 WAYS = ("eager", "vjp", "jvp")
 
 
-def ours(probes: Tensor | None, x: Tensor, *layers: Tensor) -> Pair:
-    value, divergence = cgm_kernels.mlp_divergence(x, layers[::2], layers[1::2], probes=probes, exact=probes is None)
+def ours(probes: Tensor | None, x: Tensor, *layers: Tensor, film: Sequence[Tensor] = ()) -> Pair:
+    pairs = list(zip(film[::2], film[1::2], strict=True)) or None
+    value, divergence = cgm_kernels.mlp_divergence(
+        x, layers[::2], layers[1::2], probes=probes, exact=probes is None, film=pairs
+    )
     return value, divergence
+
+
+def within(layers: Sequence[Tensor], film: Sequence[Tensor]) -> list[Tensor]:
+    """``γ ∘ (W h + b) + β`` as weights and biases alone."""
+    found = []
+    for weight, bias, scale, shift in zip(layers[::2], layers[1::2], film[::2], film[1::2], strict=True):
+        found += [scale[:, None] * weight, torch.addcmul(shift, scale, bias)]
+    return found
 
 
 class Problem:
@@ -77,9 +96,12 @@ class Problem:
         self.inputs = [draw(n, d)]
         for before, after in zip(self.widths, self.widths[1:], strict=False):
             self.inputs += [draw(after, before, scale=before**-0.5), draw(after, scale=0.1)]
+        self.n_film = 2 * len(self.widths[1:]) if cell["kind"] == "film" else 0
+        for width in self.widths[1:] if self.n_film else ():
+            self.inputs += [draw(width).sigmoid(), draw(width, scale=0.1)]
         for one in self.inputs:
             one.requires_grad_(self.gradient)
-        self.probes = draw(1, n, d).sign() if cell["kind"] == "hutchinson" else None
+        self.probes = None if cell["kind"] == "exact" else draw(1, n, d).sign()
         self.cotangents = (draw(n, d), draw(n)) if self.gradient else None
         self.oracle = Oracle(cell, functools.partial(self._call, PEERS["eager"]), self.inputs, self.cotangents)
 
@@ -103,8 +125,13 @@ class Problem:
         checks.choice("name", name, (*PEERS, *OURS))
         return PEERS.get(name, ours)
 
-    def _call(self, method: Callable[..., Pair], x: Tensor, *layers: Tensor) -> Pair:
-        return method(None if self.probes is None else self.probes.to(x.dtype), x, *layers)
+    def _call(self, method: Callable[..., Pair], x: Tensor, *parameters: Tensor) -> Pair:
+        probes = None if self.probes is None else self.probes.to(x.dtype)
+        n_layers = len(parameters) - self.n_film
+        layers, film = parameters[:n_layers], parameters[n_layers:]
+        if film and method is ours:
+            return ours(probes, x, *layers, film=film)
+        return method(probes, x, *(within(layers, film) if film else layers))
 
     def _products(self) -> Callable[[int], None]:
         return floor.perceptron_products(2 * self.cell["n"], self.widths, self.device, gradient=self.gradient)

@@ -17,7 +17,7 @@ def as_it_was():
 
 
 CELLS = {
-    divergence: ["hutchinson:20x3x16x2", "exact:20x3x16x3"],
+    divergence: ["hutchinson:20x3x16x2", "exact:20x3x16x3", "film:20x3x16x2"],
     potential: ["divergence:20x3x16", "flow:20x3x16"],
     runge_kutta: [f"{kind}:100" for kind in runge_kutta.KINDS],
     models: ["FFJORD:5x2", "FFJORD_exact:5x2", "FFJORD_10:5x2"],
