@@ -7,7 +7,7 @@ import torch
 
 import cgm_models
 from cgm_models import data
-from cgm_models.cnf import OTFlow, Solver, check_mass, converged_log_prob
+from cgm_models.cnf import OTFlow, Solver, check_mass, converge, converged_log_prob
 from cgm_models.training import Trainer
 
 
@@ -139,6 +139,26 @@ def test_steps_follow_the_mode(tmp_path):
         flow.sample(3, generator=torch.Generator().manual_seed(0)),
     )
     assert OTFlow(dim=2, n_steps=5).eval().potential_transform.solver.n_steps == 10
+
+
+def test_the_mode_may_change_while_steps_are_halved():
+    """``eval()`` in the middle of it must not bring the coarse steps back, which would look converged."""
+    flow = make((2,), n_steps=1, n_steps_evaluation=1)
+    with torch.no_grad():
+        for parameter in flow.parameters():
+            parameter.mul_(2.0)
+    x = points(flow, 50)
+    found = converge(flow, lambda: flow.eval().log_prob(x))
+    expected = converged_log_prob(flow, x)
+    assert found.halvings == expected.halvings >= 2
+    torch.testing.assert_close(found.values, expected.values)
+    flow = OTFlow(dim=2, n_steps=4, n_steps_evaluation=6, width=8)
+    with flow.refined(1):
+        assert flow.potential_transform.solver.n_steps == 8
+        assert flow.eval().potential_transform.solver.n_steps == 12
+    assert flow.potential_transform.solver.n_steps == 6
+    flow.potential_transform.solver = Solver("rk4", 5)
+    assert flow.train().potential_transform.solver.n_steps == 5
 
 
 def test_images_with_levels_and_contexts():

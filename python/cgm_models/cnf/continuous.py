@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -15,6 +15,7 @@ from cgm_kernels.divergence.hutchinson import NOISES
 from ..flows.flow import Flow
 from ..flows.transform import Transform
 from ..options import check_choice, check_whole
+from .asked import asked_of, asking
 from .field import VectorField
 from .solve import solve
 from .solver import Solution, Solver
@@ -28,10 +29,11 @@ class ContinuousTransform(Transform):
 
     Args:
         field: v; any module by ``ModuleField``.
-        solver: how it is integrated.
+        solver: how it is integrated; set later, it holds in training and out of it.
         exact_up_to: the largest dimension for which the divergence is the exact trace, beyond it Hutchinson's estimate.
         n_probes: of the estimate; fresh ones are drawn for each solve, and kept for all its steps.
         noise: of the probes, 'rademacher' or 'gaussian'.
+        evaluation_solver: how it is integrated out of training; as in training by default.
     """
 
     def __init__(
@@ -41,19 +43,28 @@ class ContinuousTransform(Transform):
         exact_up_to: int = 64,
         n_probes: int = 1,
         noise: str = "rademacher",
+        evaluation_solver: Solver | None = None,
     ) -> None:
         super().__init__()
         exact_up_to = check_whole("exact_up_to", exact_up_to, 0)
         n_probes = check_whole("n_probes", n_probes, 1)
         check_choice("noise", noise, NOISES)
         self.field, self.solver = field, solver or Solver()
+        if evaluation_solver is not None:
+            self._solvers[False] = evaluation_solver
         self.exact_up_to, self.n_probes, self.noise = exact_up_to, n_probes, noise
         self.n_evaluations = 0
-        """Of the field in the last solve, its gradient aside."""
-        self.measures = True
-        """Whether the map is asked for its log-determinant; else it gives zeros."""
-        self.generator: Generator | None = None
-        """A CPU generator that the probes are drawn from; torch's own by default."""
+        """Of the field in the last solve, by whichever thread, its gradient aside."""
+
+    @property
+    def solver(self) -> Solver:
+        """That of the mode, training or evaluation; where a thread is within ``refined``, it sees its steps halved."""
+        solver, halvings = self._solvers[self.training], asked_of(self).halvings
+        return solver.refined(halvings) if halvings else solver
+
+    @solver.setter
+    def solver(self, solver: Solver) -> None:
+        self._solvers = {True: solver, False: solver}
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return self._mapped(z, context, inverse=False)
@@ -78,13 +89,13 @@ class ContinuousTransform(Transform):
         probes are drawn from the noise ``state`` on the device where one is given.
         """
         if exact is None:
-            exact = x.shape[1] <= self.exact_up_to
+            exact = x.shape[1] <= self.exact_up_to or asked_of(self).exact
         probes = None if exact or not divergence else self._probes(x, state)
         solution = solve(
             self.field, x, context, self.solver, *((1.0, 0.0) if inverse else (0.0, 1.0)), probes=probes,
             exact=exact and divergence, regularizers=regularizers,
         )  # fmt: skip
-        self.n_evaluations = solution.n_evaluations
+        self._solved(solution.n_evaluations)
         return solution
 
     def trajectory(self, x: Tensor, n_times: int, context: Tensor | None = None, *, inverse: bool = False) -> Tensor:
@@ -97,8 +108,14 @@ class ContinuousTransform(Transform):
             solution = solve(self.field, path[-1], context, self.solver.shortened(end - start), *ends)
             path.append(solution.x)
             evaluations += solution.n_evaluations
-        self.n_evaluations = evaluations
+        self._solved(evaluations)
         return torch.stack(path)
+
+    def _solved(self, n_evaluations: int) -> None:
+        """To be called after each solve."""
+        self.n_evaluations = n_evaluations
+        if (seen := asked_of(self).seen) is not None:
+            seen.solved = True
 
     def _probes(self, x: Tensor, state: Tensor | None) -> Tensor:
         if state is None and x.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -106,11 +123,14 @@ class ContinuousTransform(Transform):
                 "a captured graph would replay the same probes: give the loss a state, that of "
                 "cgm_kernels.langevin.noise_state(device=...), which every replay advances"
             )
-        generator = None if state is not None else self.generator
-        return hutchinson_probes(x, self.n_probes, noise=self.noise, generator=generator, state=state)
+        asked = asked_of(self)
+        if asked.seen is not None:
+            asked.seen.estimated = True
+        generator = None if state is not None else asked.generator
+        return hutchinson_probes(x, asked.n_probes or self.n_probes, noise=self.noise, generator=generator, state=state)
 
     def _mapped(self, x: Tensor, context: Tensor | None, *, inverse: bool) -> tuple[Tensor, Tensor]:
-        solution = self.solve(x, context, inverse=inverse, divergence=self.measures)
+        solution = self.solve(x, context, inverse=inverse, divergence=asked_of(self).measures)
         return solution.x, x.new_zeros(len(x)) if solution.divergence is None else solution.divergence
 
 
@@ -125,39 +145,22 @@ class ContinuousFlow(Flow, abstract=True):
     def sample(
         self, n: int, context: Tensor | None = None, generator: Generator | None = None, *, temperature: float = 1.0
     ) -> Tensor:
-        layers = self._continuous()
-        try:
-            for layer in layers:
-                layer.measures = False
+        with self.asking(measures=False):
             return super().sample(n, context, generator, temperature=temperature)
-        finally:
-            for layer in layers:
-                layer.measures = True
 
     def sample_and_log_prob(
         self, n: int, context: Tensor | None = None, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        layers = self._continuous()
-        try:
-            for layer in layers:
-                layer.generator = generator
+        with self.asking(generator=generator):
             return super().sample_and_log_prob(n, context, generator)
-        finally:
-            for layer in layers:
-                layer.generator = None
 
-    @contextmanager
-    def refined(self, halvings: int) -> Iterator[None]:
-        """Within, all steps are halved so many times."""
-        layers = self._continuous()
-        solvers = [layer.solver for layer in layers]
-        try:
-            for layer in layers:
-                layer.solver = layer.solver.refined(halvings)
-            yield
-        finally:
-            for layer, solver in zip(layers, solvers, strict=True):
-                layer.solver = solver
+    def refined(self, halvings: int) -> AbstractContextManager[None]:
+        """Within, all steps that this thread makes are halved so many times."""
+        return self.asking(halvings=check_whole("halvings", halvings, 0))
+
+    def asking(self, **changes: Any) -> AbstractContextManager[None]:
+        """Within, this thread asks so of the continuous transforms: fields of ``Asked``."""
+        return asking(self._continuous(), **changes)
 
     def _continuous(self) -> list[ContinuousTransform]:
         return [module for module in self.modules() if isinstance(module, ContinuousTransform)]

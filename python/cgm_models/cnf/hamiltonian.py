@@ -136,7 +136,7 @@ class VerletTransform(ContinuousTransform):
                 q, p, force = self._step(*ends, q, p, force, context)
             if index % each == 0:
                 path.append(torch.cat((q, p), 1))
-        self.n_evaluations = len(times)
+        self._solved(len(times))
         return torch.stack(path)
 
     def _step(

@@ -39,7 +39,7 @@ class PotentialTransform(ContinuousTransform):
         if self.solver.method != "rk4":
             raise ValueError(f"the costs are integrated by solver 'rk4': got {self.solver.method!r}")
         found = self.field.carried(x, context, self.solver, 1.0, 0.0)
-        self.n_evaluations = self.solver.n_steps * TABLEAUS["rk4"].stages
+        self._solved(self.solver.n_steps * TABLEAUS["rk4"].stages)
         return found  # type: ignore[return-value]
 
 
@@ -99,17 +99,10 @@ class OTFlow(ContinuousFlow):
             raise ValueError(f"gradient must be 'discrete' or 'checkpoint': got {gradient!r}")
         weights = _check_alpha(alpha)
         field = PotentialField(Potential(size, width, n_layers, rank, context_dim, frequency), weights[0])
-        transform = PotentialTransform(field, Solver("rk4", n_steps, gradient=gradient), exact_up_to=size)
+        training, evaluation = (Solver("rk4", n, gradient=gradient) for n in (n_steps, n_steps_evaluation))
+        transform = PotentialTransform(field, training, exact_up_to=size, evaluation_solver=evaluation)
         super().__init__(shape, context_dim, on_vectors([transform], shape), base, base_options, n_levels, logit_alpha)
         self.alpha = weights
-        self._solvers = {mode: Solver("rk4", n, gradient=gradient) for mode, n in
-                         ((True, n_steps), (False, n_steps_evaluation))}  # fmt: skip
-
-    def train(self, mode: bool = True) -> OTFlow:
-        """Training mode or evaluation, and with it the number of steps."""
-        super().train(mode)
-        self.potential_transform.solver = self._solvers[mode]
-        return self
 
     @property
     def potential_transform(self) -> PotentialTransform:
