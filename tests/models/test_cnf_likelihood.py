@@ -1,7 +1,9 @@
 """Likelihoods that may be published, and continuous flows that are trained."""
 
+import copy
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -52,6 +54,7 @@ def test_steps_that_leave_the_range_of_numbers_are_halved_too():
         n_steps = flow.transform.layers[0].solver.n_steps
         if n_steps < 4:
             raise FloatingPointError("too long")
+        flow.sample(1)
         return torch.tensor([1.0 + n_steps**-4.0])
 
     assert converge(flow, evaluate).halvings == 4
@@ -64,8 +67,52 @@ def test_noise_does_not_move_what_converges():
     x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    found = converge(flow, lambda: flow.log_prob(x))
+    found = converge(flow, lambda: flow.log_prob(x), n_probes=300)
     assert found.change < 1e-3 and torch.equal(torch.get_rng_state(), before)
+
+
+def test_probes_that_leave_the_mean_uncertain_are_refused():
+    """In 65 dimensions, where the same probes at every halving hide how much they matter."""
+    flow = moved(FFJORD(dim=65, hidden_features=(16,), n_steps=4)).eval()
+    x = torch.randn(20, 65, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        means = torch.stack([flow.log_prob(x).mean() for _ in range(200)])
+    expected = float(means.std()) / math.sqrt(8)
+    with pytest.raises(
+        NotConvergedError, match=r"a standard error of .* exact=True, or for \d+ times as many"
+    ) as caught:
+        converged_log_prob(flow, x)
+    assert caught.value.change < 1e-3 and 0.3 * expected < caught.value.probe_error < 2.0 * expected
+    found = converged_log_prob(flow, x, exact=True)
+    assert found.probe_error == 0.0 and found.change < 1e-3
+    exactly = FFJORD(dim=65, hidden_features=(16,), n_steps=4, exact_up_to=65).eval()
+    exactly.load_state_dict(flow.state_dict())
+    torch.testing.assert_close(found.values, converged_log_prob(exactly, x).values)
+    many = converged_log_prob(flow, x, n_probes=64, tolerance=0.05)
+    assert 0.0 < many.probe_error < caught.value.probe_error
+    assert abs(float((many.values - found.values).mean())) < 5.0 * many.probe_error
+    with pytest.raises(ValueError, match="n_probes must be a whole number, at least 1: got 0"):
+        converged_log_prob(flow, x, n_probes=0)
+
+
+def test_what_seeds_itself_does_not_hide_its_probes():
+    flow = stiff(exact_up_to=0, n_steps=8)
+    x = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()
+
+    def evaluate():
+        torch.manual_seed(0)
+        return flow.log_prob(x)
+
+    assert converge(flow, evaluate, tolerance=1.0).probe_error > 1e-3
+
+
+def test_an_evaluation_past_the_model_is_refused():
+    """Of a copy, or in another thread, the steps are not halved: the mean would not move, whatever they are."""
+    flow, x = stiff(), torch.randn(9, 2, generator=torch.Generator().manual_seed(0)).double()
+    other = copy.deepcopy(flow)
+    for evaluate in (lambda: other.log_prob(x), lambda: ThreadPoolExecutor(1).submit(flow.log_prob, x).result()):
+        with pytest.raises(RuntimeError, match="integrated nothing of this FFJORD"):
+            converge(flow, evaluate)
 
 
 def test_adaptive_steps_converge_too():
@@ -86,6 +133,19 @@ def test_a_density_has_mass_one_where_the_steps_are_fine_enough():
     assert mass == pytest.approx(1.0, abs=1e-3)
     with pytest.raises(ValueError, match=r"points of the plane: got event_shape \(3,\)"):
         mass_in_the_plane(make("film"), BOX)
+    for extent in (((9.0, -9.0), (-9.0, 9.0)), ((-9.0, 9.0), (1.0, 1.0)), ((-9.0, math.inf), (-9.0, 9.0))):
+        with pytest.raises(ValueError, match=r"extent must be \(\(x_min, x_max\), .* each minimum the smaller: got"):
+            check_mass(flow, extent)
+
+
+def test_a_chunk_is_a_whole_number_of_rows():
+    flow, x = make("concat"), torch.zeros(3, 2).double()
+    for chunk in (0, -1, 2.5):
+        with pytest.raises(ValueError, match="chunk must be a whole number, at least 1"):
+            converged_log_prob(flow, x, chunk=chunk)
+        with pytest.raises(ValueError, match="chunk must be a whole number, at least 1"):
+            mass_in_the_plane(flow, BOX, n=3, chunk=chunk)
+    torch.testing.assert_close(converged_log_prob(flow, x, chunk=2).values, converged_log_prob(flow, x).values)
 
 
 def test_a_solver_too_coarse_makes_mass_and_is_caught():
@@ -115,7 +175,7 @@ def test_a_flow_whose_likelihood_is_none_does_not_stop_the_others(monkeypatch, c
         raise NotConvergedError("FFJORD: the density integrates to 0.3029", 0.7)
 
     monkeypatch.setattr("fidelity.runner.run", run)
-    monkeypatch.setattr("fidelity.page.write", lambda: None)
+    monkeypatch.setattr("fidelity.page.write", lambda drawn: None)
     assert fidelity(["moons-ffjord", "pinwheel", "--seeds", "1"]) == 0
     told = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in told] == [
@@ -183,3 +243,7 @@ def test_a_likelihood_that_does_not_converge_is_not_shown(monkeypatch):
     monkeypatch.setattr(moons.__class__, "density", None, raising=False)
     monkeypatch.setattr("cgm_models.cnf.converge", lambda *_: (_ for _ in ()).throw(NotConvergedError("it moves", 0.5)))
     assert scores.likelihood(flow.float(), moons) == {"step_change": 0.5}
+    monkeypatch.undo()
+    noisy = FFJORD(dim=2, hidden_features=(8,), n_steps=4, exact_up_to=0)
+    told = scores.likelihood(moved(noisy, 0.5), moons)
+    assert told.keys() == {"step_change", "probe_error"} and told["step_change"] < 1e-3 < told["probe_error"]

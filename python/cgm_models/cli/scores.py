@@ -30,6 +30,7 @@ LIKELIHOOD = {
     "log_z_error": "± log Z",
     "bits_per_dim": "bits/dim ↓",
     "step_change": "step halved",
+    "probe_error": "± probes",
     "n_evaluations": "NFE",
 }
 NOTE = (
@@ -69,7 +70,8 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
     with levels, their bits per dimension instead, its noise drawn from a fixed seed. Of a model whose log Z is
     estimated, the error of that, which is part of the other errors too. Of a continuous flow, the steps are halved
     until that moves the mean by less than 1e-3, and else there is no likelihood; how much it moved stands beside it,
-    and how often the field was evaluated for the last points.
+    and how often the field was evaluated for the last points. The same holds for the standard error that probes leave
+    on the mean where they estimate the trace.
     """
     given: tuple[Tensor, ...] = (data.test_x,)
     if model.context_dim and data.test_context is not None:
@@ -112,8 +114,13 @@ def _settled(model: GenerativeModel, evaluate: Callable[[], Tensor]) -> tuple[Te
     try:
         found = converge(model, evaluate)
     except NotConvergedError as error:
-        return None, {"step_change": error.change}
-    return found.values, {"step_change": found.change, "n_evaluations": model.n_evaluations}
+        return None, {"step_change": error.change} | _of_probes(error.probe_error)
+    settled = {"step_change": found.change} | _of_probes(found.probe_error)
+    return found.values, settled | {"n_evaluations": model.n_evaluations}
+
+
+def _of_probes(error: float) -> dict[str, float]:
+    return {"probe_error": error} if error else {}
 
 
 def _error_of_log_z(log_z: Tensor, error: Tensor) -> float:

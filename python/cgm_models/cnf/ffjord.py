@@ -21,9 +21,11 @@ from .solver import Solver
 class FFJORD(ContinuousFlow):
     """``x(1) = z + ∫_0^1 v_θ(t, x(t), context) dt``, ``log p(x) = log p_base(z) − ∫_0^1 div v_θ dt``.
 
-    v is a perceptron. In training the divergence is Hutchinson's estimate, with probes drawn once for a whole solve;
-    else it is the exact trace up to ``exact_up_to`` dimensions, and ``loss`` is −log p without the regularisers. How
-    fine the steps have to be for a likelihood to be trusted is what ``converged_log_prob`` finds out.
+    v is a perceptron. In the ``loss`` of training the divergence is Hutchinson's estimate, with probes drawn once for a
+    whole solve. Everywhere else, ``log_prob`` in training too, it is the exact trace up to ``exact_up_to`` dimensions,
+    and beyond the estimate, whose values differ from call to call; out of training ``loss`` is −log p without the
+    regularisers. How fine the steps have to be for a likelihood to be trusted, and whether the probes are enough, is
+    what ``converged_log_prob`` finds out.
 
     Args:
         hidden_features: widths of the hidden layers of v.
@@ -42,8 +44,8 @@ class FFJORD(ContinuousFlow):
         gradient: 'discrete' through the steps made; 'checkpoint' the same, made again in the backward, so that no step
             keeps anything of the points (but with a context by 'film' where they are at its beginning); or 'adjoint' by
             the adjoint equation, which keeps nothing of the way.
-        exact: take the exact trace in training too.
-        exact_up_to: the largest dimension for which the trace is exact outside of training.
+        exact: take the exact trace in the loss of training too.
+        exact_up_to: the largest dimension for which the trace is exact outside of that loss.
         n_probes: of Hutchinson's estimate.
         noise: of the probes, 'rademacher' or 'gaussian'.
         kinetic: weight of ∫|v|² dt in the training loss (RNODE).
