@@ -30,6 +30,7 @@ scalar_t* write(const at::Tensor& dense) {
 at::Tensor channel_forward(const at::Tensor& x, const at::Tensor& multiplier, const at::Tensor& added, bool inverse) {
   const auto in = x.contiguous(), m = multiplier.contiguous(), a = added.contiguous();
   auto y = empty_output(x.sizes(), x.options());
+  if (x.size(1) == 0) return y;
   dispatch(x, [&](auto storage, auto accumulator) {
     using scalar_t = typename decltype(storage)::type;
     using acc_t = typename decltype(accumulator)::type;
@@ -57,6 +58,7 @@ ThreeTensors channel_backward(const at::Tensor& grad_y, const at::Tensor& x, con
   const auto m = multiplier.contiguous(), a = added.contiguous();
   auto grad_x = empty_output(x.sizes(), x.options());
   auto grad_multiplier = at::empty(m.sizes(), m.options()), grad_added = at::empty(m.sizes(), m.options());
+  if (x.size(1) == 0) return {grad_x, grad_multiplier, grad_added};
   dispatch(x, [&](auto storage, auto accumulator) {
     using scalar_t = typename decltype(storage)::type;
     using acc_t = typename decltype(accumulator)::type;
