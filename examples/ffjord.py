@@ -6,7 +6,8 @@ exact density of the pinwheel and of each blade: the steps are halved until the 
 each conditional density is summed over the plane, and samples are counted in cells and held to the density. Then the
 same field is integrated by every solver, its trace estimated by probes, and its gradient taken in every way.
 
-`python examples/ffjord.py --out demo/ffjord` takes about two minutes.
+`python examples/ffjord.py --out demo/ffjord` takes about two minutes and leaves its tables there as `results.md`; those
+in `examples/results/ffjord.md` were made so.
 """
 
 # %%
@@ -15,10 +16,12 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from made_on import made_on
 from torch import Tensor
 
 from cgm_models import data, plots
@@ -58,20 +61,28 @@ print(f"{result.status()} in {result.seconds:.0f} s")
 # ## The likelihood beside the truth
 
 # %%
+lines = []
+
+
+def say(line: str) -> None:
+    lines.append(line)
+    print(line, flush=True)
+
+
 fresh, fresh_labels = pinwheel.sample_labelled(10_000, torch.Generator().manual_seed(3))
 found = converged_log_prob(flow, fresh, fresh_labels)
 gap = (pinwheel.log_prob(fresh, fresh_labels) - found.values).double()
 error = float(gap.std()) / len(gap) ** 0.5
-print(f"FFJORD log p(x | blade) is {float(gap.mean()):.4f} ± {error:.4f} nats below the exact one")
-print(f"  with {6 * 2**found.halvings} steps; half as many give {found.change:.1e} less or more")
+say(f"FFJORD log p(x | blade) is {float(gap.mean()):.4f} ± {error:.4f} nats below the exact one")
+say(f"  with {6 * 2**found.halvings} steps; half as many give {found.change:.1e} less or more")
 for label in range(n_classes):
     blade = torch.tensor(label)
     with torch.no_grad(), flow.refined(found.halvings):
         mass = mass_in_the_plane(flow, pinwheel.extent, blade, n=160)
         samples = flow.sample(20_000, blade, torch.Generator().manual_seed(4 + label))
         counted = histogram_residuals(lambda x, c=blade: flow.log_prob(x, c), samples, pinwheel.extent, bins=32)
-    print(f"  blade {label}: mass {mass:.4f}; its samples in cells: χ² {counted.chi_squared:.0f} for "
-          f"{counted.degrees} degrees of freedom")  # fmt: skip
+    say(f"  blade {label}: mass {mass:.4f}; its samples in cells: χ² {counted.chi_squared:.0f} for "
+        f"{counted.degrees} degrees of freedom")  # fmt: skip
 
 # %% [markdown]
 # ## Solvers
@@ -88,11 +99,11 @@ def solved(solver: Solver, exact: bool = True, dtype: torch.dtype = torch.float3
     """log p of the few points, evaluations of the field, and seconds."""
     flow.to(dtype)
     condition = flow.expand_context(few_labels, len(few))
-    transform.solver, start = solver, time.perf_counter()
+    transform.solver, start = solver, time.process_time()
     with torch.no_grad():
         solution = transform.solve(few.to(dtype), condition, inverse=True, exact=exact)
         log_prob = (flow.base.log_prob(solution.x, condition) + solution.divergence).double()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     flow.float()
     return log_prob, solution.n_evaluations, seconds
 
@@ -102,12 +113,12 @@ solvers = {f"{method}, {n} steps": Solver(method, n) for method in ("euler", "mi
            for n in (8, 32)}  # fmt: skip
 solvers |= {f"dopri5, rtol {tolerance:g}": Solver("dopri5", rtol=tolerance, atol=tolerance)
             for tolerance in (1e-3, 1e-5)}  # fmt: skip
-print("\nlog p by            evaluations   mean error   largest error      ms")
+say("\nlog p by            evaluations   mean error   largest error      ms")
 for name, solver in solvers.items():
     log_prob, evaluations, seconds = solved(solver)
     off = (log_prob - reference).abs()
-    print(f"{name:20}{evaluations:11}{float((log_prob - reference).mean()):13.1e}{float(off.max()):16.1e}"
-          f"{1e3 * seconds:8.0f}")  # fmt: skip
+    say(f"{name:20}{evaluations:11}{float((log_prob - reference).mean()):13.1e}{float(off.max()):16.1e}"
+        f"{1e3 * seconds:8.0f}")  # fmt: skip
 
 # %% [markdown]
 # ## The exact trace, and its estimate
@@ -115,14 +126,14 @@ for name, solver in solvers.items():
 # Hutchinson's estimate has no bias; its noise falls as the root of the number of probes.
 
 # %%
-print("\nlog p by Hutchinson's estimate, less that by the exact trace, both with 32 steps of RK4")
+say("\nlog p by Hutchinson's estimate, less that by the exact trace, both with 32 steps of RK4")
 exact, _, _ = solved(Solver("rk4", 32))
 for n_probes in (1, 4, 16):
     transform.n_probes = n_probes
     torch.manual_seed(n_probes)
     off = solved(Solver("rk4", 32), exact=False)[0] - exact
-    print(f"{n_probes:4} probes: mean {float(off.mean()):8.4f} ± {float(off.std()) / len(off) ** 0.5:.4f}, "
-          f"of a point ± {float(off.std()):.3f}")  # fmt: skip
+    say(f"{n_probes:4} probes: mean {float(off.mean()):8.4f} ± {float(off.std()) / len(off) ** 0.5:.4f}, "
+        f"of a point ± {float(off.std()):.3f}")  # fmt: skip
 transform.n_probes = 1
 
 # %% [markdown]
@@ -134,43 +145,54 @@ transform.n_probes = 1
 
 
 # %%
+class Kept:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor.detach()  # what a graph made itself would hold the graph
+
+
 def kept_numbers(solver: Solver) -> int:
     """How many numbers the graph of a solve holds that were made in it."""
     own = {parameter.data_ptr() for parameter in flow.parameters()}
-    storages: dict[int, int] = {}
+    alive = weakref.WeakSet[Kept]()
 
-    def pack(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in own:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes() // tensor.itemsize
-        return tensor
+    def pack(tensor: Tensor) -> Kept:
+        alive.add(kept := Kept(tensor))
+        return kept
 
     transform.solver = solver
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         condition = flow.expand_context(few_labels, len(few))
         solution = transform.solve(few.double(), condition, inverse=True, exact=True)
-        assert solution.x.requires_grad  # the graph, and with it what it holds, is alive
-    return sum(storages.values())
+    assert solution.x.requires_grad  # the graph, and with it what it holds, is alive
+    storages = {kept.tensor.untyped_storage().data_ptr(): kept.tensor for kept in alive}
+    made = [tensor for pointer, tensor in storages.items() if pointer not in own]
+    return sum(tensor.untyped_storage().nbytes() // tensor.itemsize for tensor in made)
 
 
 def gradient(solver: Solver) -> tuple[Tensor, float]:
     """Of the mean of log p by all parameters, and its seconds."""
-    transform.solver, start = solver, time.perf_counter()
+    transform.solver, start = solver, time.process_time()
     value = flow.log_prob(few.double(), few_labels).mean()
     parts = torch.autograd.grad(value, list(flow.parameters()))
-    return torch.cat([part.flatten() for part in parts]), time.perf_counter() - start
+    return torch.cat([part.flatten() for part in parts]), time.process_time() - start
 
 
 flow.double()
-print("\ngradient by     steps   away from that of the steps   numbers kept      ms")
+say("\ngradient by     steps   away from that of the steps   numbers kept      ms")
 for n in (8, 32):
     made, _ = gradient(Solver("rk4", n))
     for name in ("discrete", "checkpoint", "adjoint"):
         solver = Solver("rk4", n, gradient=name)
         slope, seconds = gradient(solver)
-        print(f"{name:16}{n:5}{float((slope - made).norm() / made.norm()):30.1e}{kept_numbers(solver):15,}"
-              f"{1e3 * seconds:8.0f}")  # fmt: skip
+        say(f"{name:16}{n:5}{float((slope - made).norm() / made.norm()):30.1e}{kept_numbers(solver):15,}"
+            f"{1e3 * seconds:8.0f}")  # fmt: skip
 flow.float()
 transform.solver = Solver("rk4", 6 * 2**found.halvings)
+(options.out / "results.md").write_text(
+    f"# FFJORD on the pinwheel\n\nWritten by `python examples/ffjord.py` on {made_on()}.\n\n```\n"
+    + "\n".join(lines) + "\n```\n", encoding="utf-8")  # fmt: skip
 
 # %% [markdown]
 # ## Pictures
