@@ -127,6 +127,12 @@ def _divergence(
     others = (", t" if t is not None else "") + (", context" if context is not None else "")
     checks.layers(x, weights, biases, n_others, others)
     film = checks.film(film, weights, x, len(x), "row of x")
+    shared = film is not None and all(entry is None or entry[0].dim() + entry[1].dim() == 2 for entry in film)
+    if film is not None and shared and x.dtype not in HALVES:  # of those the scaled weights would be rounded
+        weights, biases, film = *packing.folded(film, weights, biases), None
+        found = _eager(x, weights, biases, activation, probes, exact, t, context, residual, None, frobenius)
+        if found is not None:
+            return found
     beyond = beyond_kernels(x, weights, biases, t, context, film)
     backend = "reference" if beyond else backend_of("mlp_divergence", x.device.type, len(weights))
     tensors, dtype = [x, weights, biases, probes, t, context, film], x.dtype

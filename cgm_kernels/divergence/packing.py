@@ -41,6 +41,19 @@ def unpack(parameters: Tensor, widths: Sequence[int]) -> tuple[list[Tensor], lis
     return weights, biases
 
 
+def folded(
+    film: Film, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """The layers with scales and shifts that all rows share inside: γ ∘ (W h + b) + β = (γW) h + γb + β."""
+    new_weights, new_biases = list(weights), list(biases)
+    for k, entry in enumerate(film):
+        if entry is not None:
+            bias, (scale, shift) = biases[k], entry
+            new_weights[k] = scale.unsqueeze(1) * weights[k]
+            new_biases[k] = shift if bias is None else scale * bias + shift
+    return new_weights, new_biases
+
+
 def pack_film(film: Film | None, widths: Sequence[int], like: Tensor) -> Tensor | None:
     """A column for each scale and shift; as many rows as the entries that have rows, else one."""
     if film is None or all(entry is None for entry in film):
