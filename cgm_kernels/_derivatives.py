@@ -27,13 +27,35 @@ def pulled_back(
         found = function(*(None if tensor is None else next(rest) for tensor in inputs))
         return (found,) if isinstance(found, Tensor) else tuple(found)
 
-    outputs, pull = torch.func.vjp(values, *given)  # type: ignore[misc]
-    cotangents = (
-        torch.zeros_like(output) if grad is None else grad.to(output.dtype)
-        for output, grad in zip(outputs, grads, strict=True)
-    )
-    found = iter(pull(tuple(cotangents)))
+    run = _by_transform if torch._C._are_functorch_transforms_active() else _by_autograd
+    found = iter(run(values, given, grads))
     return [given[0].new_empty(0) if tensor is None else next(found) for tensor in inputs]
+
+
+def _by_transform(
+    values: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> Sequence[Tensor]:
+    outputs, pull = torch.func.vjp(values, *inputs)  # type: ignore[misc]
+    return pull(tuple(_cotangent(output, grad) for output, grad in zip(outputs, grads, strict=True)))
+
+
+def _by_autograd(
+    values: Callable[..., tuple[Tensor, ...]], inputs: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> Sequence[Tensor]:
+    """Where hooks for saved tensors may be at work, which torch.func does not take."""
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        # Each a node of its own: an input may depend on another.
+        own = [one.view_as(one) if one.requires_grad else one.detach().requires_grad_() for one in inputs]
+        outputs = values(*own)
+    cotangents = [_cotangent(output, grad) for output, grad in zip(outputs, grads, strict=True)]
+    pairs = [(output, grad) for output, grad in zip(outputs, cotangents, strict=True) if output.requires_grad]
+    ends, weights = [output for output, _ in pairs], [grad for _, grad in pairs]
+    return torch.autograd.grad(ends, own, weights, create_graph=create_graph, materialize_grads=True)
+
+
+def _cotangent(output: Tensor, grad: Tensor | None) -> Tensor:
+    return torch.zeros_like(output) if grad is None else grad.to(output.dtype)
 
 
 def differentiate_again(ctx: Any, composed: Callable[..., Any], grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
@@ -78,8 +100,16 @@ def beyond_kernels(*values: Any) -> bool:
         return False
     if torch._C._are_functorch_transforms_active():
         kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
-        return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1
+        return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1 or forward_ad._current_level >= 0
     return forward_ad._current_level >= 0 and any(_is_dual(value) for value in values)
+
+
+def carries_tangent(*values: Any) -> bool:
+    """Whether forward mode is at work on ``values``: in torch.func.jvp all are taken for it."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
+    return TransformType.Jvp in kinds or any(_is_dual(value) for value in values)
 
 
 def _is_dual(value: Any) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from ._derivatives import differentiate_again, keep_arguments
+from ._derivatives import carries_tangent, differentiate_again, keep_arguments
 
 NAMESPACES = ("cgm_native", "cgm_triton")
 
@@ -68,6 +68,8 @@ def _autograd(
 
     def differentiate(ctx: Any, *grad_outputs: Tensor | None) -> Any:
         wanted, saved = grad_outputs[:values], ctx.saved_tensors
+        if carries_tangent(*wanted):
+            raise RuntimeError(f"a backward's {_NO_FORWARD_MODE}")
         if not torch.is_grad_enabled() and not torch.compiler.is_compiling():
             with torch._C._AutoDispatchBelowAutograd():  # the operators' own derivatives take time even unasked
                 return backward(ctx, *wanted, *saved)

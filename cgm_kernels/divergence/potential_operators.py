@@ -38,12 +38,11 @@ def directions(first: Tensor, dims: int, layers: int) -> Tensor:
     """(P, m). Of K_0x Qᵀ with an orthonormal Q the products K_0x K_0xᵀ are the same, and those are all that counts.
 
     So of more dimensions than units as many tangents as units are enough, and Q is a constant: the gradient by K_0x
-    through K_0x Qᵀ is the right one, but not the second derivative, which only compiled graphs are never asked for.
-    Only on the CPU, since GPUs take longer for Q than for the tangents.
+    through K_0x Qᵀ is the right one, but not the second derivative: where one may be asked for, Q is not taken. Only on
+    the CPU, since GPUs take longer for Q than for the tangents.
     """
     along = first[:, :dims].mT
-    twice = not torch.compiler.is_compiling() and torch.is_grad_enabled()
-    if layers == 1 or dims <= len(first) or not first.is_cpu or twice:
+    if layers == 1 or dims <= len(first) or not first.is_cpu or torch.is_grad_enabled():
         return along
     return torch.linalg.qr(along.detach())[0].mT @ along
 

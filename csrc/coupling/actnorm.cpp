@@ -101,7 +101,7 @@ class Actnorm : public torch::autograd::Function<Actnorm> {
     variable_list result(4);
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const bool direct = !recorded() && plain_eager(grads[0], grads[1]);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     if (direct) {
       fill(result, grads, saved, saved[3], options, &channel_backward, &affine_backward);
     } else {

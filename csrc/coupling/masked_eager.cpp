@@ -136,7 +136,7 @@ class MaskedMlpInverse : public torch::autograd::Function<MaskedMlpInverse> {
     const auto &y = saved[0], &row_bias = saved[3];
     const auto begins = data["begins"].toIntVector();
     const bool plain = !recorded() && plain_eager(grads[0], grads[1]);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     // Hooks may have given saved tensors other strides.
     const auto packed = recorded() ? packed_again(ctx, saved, begins) : saved[1].contiguous();
     const auto kept = saved[2].contiguous(), plan = saved[4].contiguous();

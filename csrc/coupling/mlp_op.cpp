@@ -89,7 +89,7 @@ class CouplingMlp : public torch::autograd::Function<CouplingMlp> {
     result.emplace_back();  // the stages
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const bool direct = !recorded() && plain_eager(grads[0], grads[1]);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     const auto [x, forward] = kept_of(ctx, saved, stages);
     const bool log_det = ctx->saved_data["log_det"].toBool(), want_layers = wants_layers(ctx, stages, log_det);
     const auto differentiate = direct ? mlp_backward : composed_backward;

@@ -78,7 +78,7 @@ class Affine : public torch::autograd::Function<Affine> {
     if (!grads[0].defined() && !grads[1].defined()) return result;
     const bool same = !options.inverse && !is_gate(options);  // the shift is added as it is
     const bool want_x = ctx->needs_input_grad(0), want_s = ctx->needs_input_grad(1), want_t = ctx->needs_input_grad(2);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     static const auto run = registered<decltype(affine_backward)>("cgm_native::affine_backward");
     auto [by_x, by_s, by_t] =
         run(given(grads[0]), given(grads[1]), saved[0], saved[1], given(saved[2]), options.kind, options.bound,
@@ -109,7 +109,7 @@ class AffineEvent : public torch::autograd::Function<AffineEvent> {
     const Options options = options_of(ctx);
     variable_list result(4);
     if (!grads[0].defined() && !grads[1].defined()) return result;
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     static const auto run = registered<decltype(affine_event_backward)>("cgm_native::affine_event_backward");
     auto [by_x, by_parameters] =
         run(given(grads[0]), given(grads[1]), saved[0], saved[1], options.start, options.count, options.step,

@@ -98,7 +98,7 @@ class MlpDivergence : public torch::autograd::Function<MlpDivergence> {
     const auto options = options_of(x, layers, integers[0], integers[1] != 0, integers[2] != 0);
     const at::Tensor by_norm = options.frobenius ? grads[2] : at::Tensor();
     const bool plain = !recorded() && plain_eager(grads[0], grads[1], by_norm);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     auto found = plain ? mlp_backward(grads[0], grads[1], by_norm, x, probes, parameters_of(layers), as_rows(added), {},
                                       kept, options)
                        : registered_backward(grads, x, probes, layers, added, kept, options);

@@ -47,6 +47,7 @@ bool right(const PotentialArguments& given, const std::vector<at::Tensor>& biase
 }  // namespace
 
 PreparedNetwork prepare(const PotentialArguments& given, bool tangents, bool reduced) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   std::vector<at::Tensor> parts;
   for (const size_t k : given.packing()) parts.push_back(given.all[k].reshape({-1}));
   PreparedNetwork found;
@@ -63,6 +64,7 @@ PreparedNetwork prepare(const PotentialArguments& given, bool tangents, bool red
 
 void part(const PotentialArguments& given, const PreparedNetwork& ready, const at::Tensor& grad_packed,
           const at::Tensor& grad_directions, std::vector<at::Tensor>& result) {
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   int64_t begin = 0;
   for (const size_t k : given.packing()) {
     const int64_t count = given.all[k].numel();

@@ -99,7 +99,7 @@ class PotentialFlow : public torch::autograd::Function<PotentialFlow> {
       const bool tangents = ready.directions.size(0) > 0;
       return gradients_of_present(composed_gradients(given, grads, times, mass, tangents), given, others);
     }
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     for (auto& grad : grads)
       if (grad.defined()) grad = grad.contiguous();
     const auto found = potential_flow_backward(grads[0], grads[1], saved[0], saved[1], ready.packed, ready.directions,

@@ -69,7 +69,7 @@ class Potential : public torch::autograd::Function<Potential> {
     const auto given = PotentialArguments::of(sources, present, ctx->saved_data["layers"].toInt());
     variable_list grads_of_all(given.all.size());
     if (!grads[0].defined() && !grads[1].defined()) return variable_list(sources.size() + others);
-    const BelowAutograd below;
+    const BelowAutograd below(grads);
     // What the forward kept depends on nothing, and its basis is a constant for first derivatives alone.
     const bool tangents = saved[2].size(0) > 0;
     const auto ready = recorded() ? prepare(given, tangents, false) : PreparedNetwork{saved[1], saved[2], saved[3]};
