@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from ._library import Library, methods, owner_of
+from ._library import Library, PassOn, methods, owner_of
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,24 @@ class Accelerated(list[Swap]):
 
 def swap(module: nn.Module, libraries: Sequence[Library]) -> Accelerated:
     """Give every layer of ``module`` that one of the libraries recognises its accelerated class."""
-    classes: dict[type, type] = {}
+    classes: dict[type, tuple[Library, type]] = {}
     for library in libraries:
         library.check(importlib.import_module(library.package))
         owners = {method.owner for method in methods(library)} | {owner_of(path)[0] for path in library.instances}
-        classes |= {owner: accelerated(library, owner) for owner in owners if issubclass(owner, nn.Module)}
+        classes |= {owner: (library, accelerated(library, owner)) for owner in owners if issubclass(owner, nn.Module)}
     found = []
     for name, child in module.named_modules():
         owner = type(child)
-        if owner in classes:
-            child.__class__ = classes[owner]
-            layer = f"{owner.__module__.partition('.')[0]}.{owner.__name__}"
-            found.append((Swap(name, layer), child, classes[owner]))
+        if owner not in classes:
+            continue
+        library, ours = classes[owner]
+        try:
+            library.fits(child)
+        except PassOn:
+            continue
+        child.__class__ = ours
+        layer = f"{owner.__module__.partition('.')[0]}.{owner.__name__}"
+        found.append((Swap(name, layer), child, ours))
     return Accelerated(found)
 
 

@@ -43,6 +43,7 @@ class Library:
         methods: the same for methods, whose paths are ``"module:Class.method"``.
         instances: for each such path, what replaces the method or property in one accelerated model where that is not
             the route itself: it builds what has the routed methods.
+        fits: raises :class:`PassOn` for a layer of which every call would be passed on.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Library:
     glances: Mapping[str, Callable[[tuple[Any, ...]], str | None]] = field(default_factory=dict)
     methods: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
     instances: Mapping[str, Any] = field(default_factory=dict)
+    fits: Callable[[Any], object] = lambda layer: None
 
 
 _lock = threading.RLock()

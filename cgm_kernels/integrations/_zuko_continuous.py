@@ -27,7 +27,7 @@ class _Network:
     """The perceptron of an ``FFJTransform`` whose first layer takes time features, the point and the context."""
 
     def __init__(self, module: Any, x: Tensor, context: Tensor | None) -> None:
-        linears, self.activation = _layers(module.ode)
+        linears, self.activation = layers_of(module.ode)
         self.weights, self.biases = [one.weight for one in linears], [one.bias for one in linears]
         self.freqs, self.features, self.context = module.freqs, x.shape[-1], context
         plain(x, self.freqs, *self.weights, *self.biases, *([] if context is None else [context]))
@@ -58,7 +58,7 @@ class _Network:
         return value.reshape(x.shape), divergence.reshape(x.shape[:-1])
 
 
-def _layers(network: Any) -> tuple[list[Any], str]:
+def layers_of(network: Any) -> tuple[list[Any], str]:
     """The layers of zuko's MLP, between which one activation stands."""
     if type(network) is not MLP:
         raise PassOn("a network that is not MLP")

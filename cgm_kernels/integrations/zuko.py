@@ -45,7 +45,7 @@ from ._flows import (
     version_check,
 )
 from ._library import Library, PassOn
-from ._zuko_continuous import call_and_ladj
+from ._zuko_continuous import call_and_ladj, layers_of
 
 _LAYOUT = "interleaved_shift_scale"
 
@@ -212,6 +212,14 @@ def _continuous(transform: Any) -> Any:
     return transform
 
 
+def _fits(layer: Any) -> None:
+    """Couplings and autoregressive layers are affine; the network of a continuous flow is zuko's MLP."""
+    if isinstance(layer, FFJTransform):
+        layers_of(layer.ode)
+    else:
+        _scale(layer)
+
+
 _COUPLING = "zuko.transforms:CouplingTransform"
 _AUTOREGRESSIVE = "zuko.transforms:AutoregressiveTransform"
 _CONTINUOUS = "zuko.transforms:FreeFormJacobianTransform"
@@ -236,4 +244,5 @@ LIBRARY = Library(
         "zuko.flows.continuous:FFJTransform.forward": _make_continuous,
         f"{_CONTINUOUS}.inv": property(_inverse_continuous),
     },
+    fits=_fits,
 )

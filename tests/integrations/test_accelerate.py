@@ -87,7 +87,9 @@ def test_which_layers():
     assert names == ["nflows.MaskedAffineAutoregressiveTransform"] * 2
     assert cgm_kernels.accelerate(nn.Linear(2, 2)) == []
     assert [swap.layer for swap in cgm_kernels.accelerate(zuko.flows.CNF(3))] == ["zuko.FFJTransform"]
-    assert cgm_kernels.accelerate(zuko.flows.GF(3)) == []
+    for name in ("GF", "NSF", "NCSF", "NAF", "SOSPF"):  # layers that are not affine
+        assert cgm_kernels.accelerate(getattr(zuko.flows, name)(3)) == [], name
+    assert cgm_kernels.accelerate(zuko.flows.CNF(3, activation=nn.Softsign)) == []
 
 
 @pytest.mark.parametrize("library", MODELS)
