@@ -107,21 +107,44 @@ static inline __attribute__((always_inline)) void product_finish(
   }
 }
 
-template <int Rows, int Vectors, typename Real>
-static inline void product_block(const Product<Real>& problem, int64_t row, int64_t column) {
-  constexpr int size = ProductVector<Real>::size;
-  typename ProductVector<Real>::type sums[Rows][Vectors];
-  product_begin<Rows, Vectors>(problem, row, column, sums);
-  product_sum<Rows, Vectors>(problem.in + row * problem.in_row, problem.in_row, 1, problem.matrix + column,
-                             problem.matrix_row, problem.depth, sums);
-  product_finish<Rows, Vectors>(problem, row, column, sums);
-  Real* out = problem.out + row * problem.out_row + column;
-  const int64_t out_row = problem.out_row;
+template <int Rows, int Vectors, typename Vector, typename Real>
+static inline __attribute__((always_inline)) void product_park(const Vector (&sums)[Rows][Vectors], Real* out,
+                                                               int64_t out_row) {
 #pragma GCC unroll 12
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) __builtin_memcpy(out + r * out_row + v * size, &sums[r][v], sizeof sums[r][v]);
+    for (int v = 0; v < Vectors; ++v)
+      __builtin_memcpy(out + r * out_row + v * ProductVector<Real>::size, &sums[r][v], sizeof sums[r][v]);
   }
+}
+
+template <int Rows, int Vectors, typename Real>
+static inline void product_block(const Product<Real>& problem, int64_t row, int64_t column) {
+  using Vector = typename ProductVector<Real>::type;
+  constexpr int size = ProductVector<Real>::size;
+  constexpr int64_t piece = 256;  // of the depth: rounding grows with the length of a piece and with their number
+  Real* out = problem.out + row * problem.out_row + column;
+  const int64_t out_row = problem.out_row;
+  const auto sum = [&](int64_t k, Vector(&sums)[Rows][Vectors]) __attribute__((always_inline)) {
+    product_sum<Rows, Vectors>(problem.in + row * problem.in_row + k, problem.in_row, 1,
+                               problem.matrix + k * problem.matrix_row + column, problem.matrix_row,
+                               problem.depth - k < piece ? problem.depth - k : piece, sums);
+  };
+  Vector sums[Rows][Vectors];
+  product_begin<Rows, Vectors>(problem, row, column, sums);
+  sum(0, sums);
+  for (int64_t k = piece; k < problem.depth; k += piece) {
+    Vector next[Rows][Vectors] = {};
+    product_park<Rows, Vectors>(sums, out, out_row);
+    sum(k, next);
+#pragma GCC unroll 12
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = next[r][v] + product_load(out + r * out_row + v * size);
+    }
+  }
+  product_finish<Rows, Vectors>(problem, row, column, sums);
+  product_park<Rows, Vectors>(sums, out, out_row);
 }
 
 template <int Rows, int Vectors, typename Real>

@@ -246,6 +246,24 @@ def test_many_rows_and_probes(pair):
             assert_as_accurate(one, true, plain)
 
 
+@pytest.mark.parametrize("pair", [pair for pair in FUSED if "native" in pair.id])
+@pytest.mark.parametrize("width", [512, 1500])
+def test_rounding_does_not_grow_with_the_width(width, pair):
+    """Beyond twice that of PyTorch, at any width: by its root mean square, which no floor hides."""
+    backend, device = pair
+    case = Case(8, (width, width), 64, probes=1)
+    leaves, probes = case.draw(), case.draw_probes()
+    exact = case.by_definition(leaves, probes)
+    rounded = {name: leaf.to(device, torch.float32) for name, leaf in leaves.items()}
+    found = []
+    for name in (backend, "reference"):
+        with cgm_kernels.use_backend(name):
+            results = case.call(rounded, probes.to(device, torch.float32))
+        found.append([(one.cpu() - true).square().mean().sqrt() for one, true in zip(results, exact, strict=True)])
+    for ours, eager in zip(*found, strict=True):
+        assert ours < 1.5 * eager
+
+
 def test_packing_keeps_every_number():
     case = Case(4, (7, 5), 3, t="rows", film="last")
     leaves = case.draw()
