@@ -25,12 +25,12 @@ def class_labels(context: Tensor, n: int, n_classes: int) -> Tensor:
         raise ValueError(_class_error(context, n, n_classes))
     labels = context
     if context.is_floating_point() or (context.ndim and context.shape[-1] == n_classes and context.ndim == 2):
-        if context.shape not in ((n_classes,), (n, n_classes)):
+        if not _is_one_or_rows(context, n, (n_classes,)):
             raise ValueError(_class_error(context, n, n_classes))
         labels = context.argmax(-1)
         if not torch.equal(context, one_hot(labels, n_classes).to(context.dtype)):
             raise ValueError(f"context of shape {tuple(context.shape)} must be one-hot: one 1 in a row, else 0")
-    if labels.shape not in ((), (n,)):
+    if not _is_one_or_rows(labels, n, ()):
         raise ValueError(_class_error(context, n, n_classes))
     if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < n_classes:
         got = f"{int(labels.min())} to {int(labels.max())}"
@@ -54,9 +54,15 @@ def context_rows(context: Tensor | None, n: int, context_dim: int, like: Tensor)
         raise TypeError(f"context must be a Tensor: got {type(context).__name__}")
     if not context.is_floating_point():
         return one_hot(class_labels(context, n, context_dim), context_dim).to(like)
-    if context.shape not in ((context_dim,), (n, context_dim)):
+    if not _is_one_or_rows(context, n, (context_dim,)):
         raise ValueError(f"context must {expected}: got {tuple(context.shape)}")
     return context.to(like).expand(n, context_dim)
+
+
+def _is_one_or_rows(given: Tensor, n: int, shape: tuple[int, ...]) -> bool:
+    """Whether the shape is (*shape) or (n, *shape); number by number, as Dynamo finds no symbol among tuples."""
+    rows = given.dim() - len(shape)
+    return rows in (0, 1) and given.shape[rows:] == shape and (rows == 0 or given.shape[0] == n)
 
 
 def float_points(name: str, x: Tensor, event_shape: tuple[int, ...]) -> Tensor:

@@ -157,9 +157,14 @@ def test_under_autocast_only_the_conditioners_lose_precision(name):
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")
-def test_log_prob_is_traced_whole():
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_log_prob_is_traced_whole(dynamic):
+    """Also where the number of points alone has been seen to change."""
     flow = make("realnvp-context")
     x, context = points(flow), context_of(flow)
+    torch._dynamo.reset()
+    if dynamic:
+        torch._dynamo.maybe_mark_dynamic(x, 0)
     traced = torch.compile(flow.log_prob, fullgraph=True, backend="eager")
     torch.testing.assert_close(traced(x, context), flow.log_prob(x, context))
 
