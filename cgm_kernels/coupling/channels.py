@@ -36,9 +36,6 @@ def affine(
     before, after = math.prod(x.shape[1:channel]), math.prod(x.shape[channel + 1 :])
     count, shape = before * after, (len(x) * before, x.shape[channel], after)
     rows = x.to(dtype).reshape(shape)
-    if x.shape[channel]:
-        y = operator(backend, "channel_forward")(rows, multiplier, added, inverse)
-    else:  # the kernels divide by the number of channels
-        y = (multiplier[:, None] * rows + added[:, None]).to(dtype)
+    y = operator(backend, "channel_forward")(rows, multiplier, added, inverse)
     log_det = log_sigma.sum() * (-count if inverse else count)
     return y.reshape(x.shape), log_det.expand(x.shape[0]).clone()

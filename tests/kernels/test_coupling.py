@@ -185,6 +185,18 @@ def test_empty_with_parameters_by_channel(dtype, function, shape, pair):
         assert all(torch.equal(leaf.grad, torch.zeros_like(leaf)) for leaf in leaves)
 
 
+@pytest.mark.parametrize("pair", fused())
+@pytest.mark.parametrize("inner", [1, 100])
+@pytest.mark.parametrize("inverse", [False, True])
+def test_channel_operators_take_points_without_channels(inverse, inner, pair):
+    backend, device = pair
+    operators = getattr(torch.ops, f"cgm_{backend}")
+    x, parameters = torch.ones(3, 0, inner, device=device), torch.ones(0, device=device)
+    assert operators.channel_forward(x, parameters, parameters, inverse).shape == x.shape
+    grads = operators.channel_backward(x, x, parameters, parameters, inverse)
+    assert [grad.shape for grad in grads] == [x.shape, parameters.shape, parameters.shape]
+
+
 @pytest.mark.parametrize("pair", running())
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_stays_in_its_event(bad, pair):

@@ -140,5 +140,6 @@ def channel_cases() -> list[ChannelCase]:
     found = [ChannelCase(*shape, inverse) for shape in shapes for inverse in (False, True)]
     found += [ChannelCase(20, 8, inner, True, dtype) for inner in (1, 3, 80) for dtype in EPSILON]
     found += [ChannelCase(*shape, offset=1) for shape in ((20, 8, 1), (3, 2, 128))]
-    found += [ChannelCase(*shape, inverse) for shape in ((0, 4, 3), (3, 4, 0)) for inverse in (False, True)]
+    empty = ((0, 4, 3), (3, 4, 0), (3, 0, 1), (3, 0, 80))
+    found += [ChannelCase(*shape, inverse) for shape in empty for inverse in (False, True)]
     return found
