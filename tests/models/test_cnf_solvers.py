@@ -7,13 +7,11 @@ import pytest
 import torch
 import torchdiffeq
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgm_kernels import hutchinson_probes
 from cgm_models.cnf import ModuleField, PerceptronField, Solver, VectorField, solve
-from cgm_models.cnf.integration import hardest_row
 from cgm_models.cnf.solver import FIXED, METHODS
-from tests.support.cnf import LinearField, moved
+from tests.support.cnf import LinearField, Reads, moved
 
 
 @pytest.fixture(autouse=True)
@@ -127,26 +125,6 @@ def test_any_module_is_a_field_and_its_trace_is_that_of_its_jacobian():
         field.divergence(0.0, x)
 
 
-def test_the_norm_of_a_step_is_the_worst_row():
-    x, integral = torch.tensor([[3.0, 4.0], [0.0, 1.0]]), torch.tensor([0.5, -2.0])
-    assert float(hardest_row((x, integral), 2)) == pytest.approx(math.sqrt(12.5))
-    assert float(hardest_row((0.1 * x, integral, torch.full((7, 3), 9.0)), 2)) == 9.0
-
-
-def test_dopri5_says_what_it_cannot_solve():
-    x = rows(4, 3)
-    x[2, 1] = math.nan
-    with pytest.raises(ValueError, match="dopri5 needs finite points: 1 of 4 rows are not"):
-        solve(perceptron(), x, None, Solver("dopri5"))
-
-    class Square(VectorField):  # its solution x / (1 − x t) ends at t = 1 / x
-        def forward(self, t, x, context=None):
-            return x.square()
-
-    with pytest.raises(FloatingPointError, match="dopri5 found no step small enough for rtol=1e-05"):
-        solve(Square(), torch.full((2, 1), 2.0), None, Solver("dopri5"))
-
-
 @pytest.mark.parametrize("options", [{}, {"method": "dopri5"}, {"gradient": "checkpoint"}, {"gradient": "adjoint"}])
 @pytest.mark.parametrize("ends", [(0.3, 0.3), (0.0, math.nan), (math.inf, math.inf), (0.0, -math.inf)])
 def test_every_way_needs_two_times(options, ends):
@@ -179,21 +157,6 @@ def test_the_adjoint_says_which_tensors_it_leaves_without_a_gradient(kind):
         torch.testing.assert_close(found["adjoint"], found["discrete"], rtol=1e-6, atol=1e-6)
     else:
         assert found["adjoint"] is None and found["discrete"].abs().sum() > 0
-
-
-class Reads(TorchDispatchMode):
-    """Counts what waits for the device: numbers read back, and shapes that depend on values."""
-
-    def __init__(self):
-        super().__init__()
-        self.seen = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique")
-        name = function.overloadpacket.__name__
-        if name.startswith(waits):
-            self.seen.append(name)
-        return function(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("gradient", ["discrete", "checkpoint", "adjoint"])

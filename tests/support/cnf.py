@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cgm_models.cnf import FFJORD
 from cgm_models.cnf.field import VectorField
@@ -53,3 +54,18 @@ class LinearField(VectorField):
 
     def forward(self, t: object, x: Tensor, context: Tensor | None = None) -> Tensor:
         return x @ self.matrix.T + self.offset
+
+
+class Reads(TorchDispatchMode):
+    """Counts what waits for the device: numbers read back, and shapes that depend on values."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        waits = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique")
+        name = function.overloadpacket.__name__
+        if name.startswith(waits):
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))

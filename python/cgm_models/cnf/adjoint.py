@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .checkpointing import depends_on_more
-from .integration import Rates, integrate
+from .integration import integrate
 from .solver import Solver
+from .steps import Rates
 
 
 def integrate_with_adjoint(

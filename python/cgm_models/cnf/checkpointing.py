@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 
-from .integration import Rates, advance, evaluations, integrate
+from .integration import evaluations, integrate
 from .solver import Solver
+from .steps import Rates, advance
 
 
 def integrate_with_checkpoints(

@@ -22,8 +22,8 @@ class Solver:
     """How ``dx/dt = v(t, x)`` is integrated.
 
     ``method``: explicit Runge–Kutta methods of fixed steps, 'euler', 'midpoint', 'rk4' (the classical one) and 'rk4_38'
-    (Kutta's 3/8 rule, which is what torchdiffeq calls "rk4"), or 'dopri5' of torchdiffeq, whose steps follow the error:
-    all rows of a batch take the steps of the row that needs the shortest.
+    (Kutta's 3/8 rule, which is what torchdiffeq calls "rk4"), or 'dopri5' (Dormand and Prince 1980), whose steps follow
+    the error: all rows of a batch take the steps of the row that needs the shortest.
 
     ``gradient``: 'discrete' differentiates the steps that were made. 'checkpoint' gives the same numbers, but keeps the
     state of each step at most, and makes the steps again in the backward. 'adjoint' integrates the adjoint equation
