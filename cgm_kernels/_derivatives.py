@@ -101,7 +101,7 @@ def beyond_kernels(*values: Any) -> bool:
     if torch._C._are_functorch_transforms_active():
         kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
         return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1 or forward_ad._current_level >= 0
-    return forward_ad._current_level >= 0 and any(_is_dual(value) for value in values)
+    return forward_ad._current_level >= 0 and _is_dual(values)
 
 
 def carries_tangent(*values: Any) -> bool:
@@ -109,7 +109,22 @@ def carries_tangent(*values: Any) -> bool:
     if torch.compiler.is_compiling() or forward_ad._current_level < 0:
         return False
     kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
-    return TransformType.Jvp in kinds or any(_is_dual(value) for value in values)
+    return TransformType.Jvp in kinds or _is_dual(values)
+
+
+def transformed(*values: Any) -> bool:
+    """Whether any transform of torch.func is at work, or one of ``values`` carries a tangent.
+
+    This is for operators without rules for transforms; those that have them ask :func:`beyond_kernels`.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or (forward_ad._current_level >= 0 and _is_dual(values))
+
+
+def has_tangent(*values: Any) -> bool:
+    """Whether one of ``values``, in lists too, itself carries a tangent of forward mode."""
+    return forward_ad._current_level >= 0 and _is_dual(values)
 
 
 def _is_dual(value: Any) -> bool:

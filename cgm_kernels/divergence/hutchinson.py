@@ -98,6 +98,7 @@ def hutchinson_probes(
 
 def value_and_products(fn: Callable[[Tensor], Tensor], x: Tensor, probes: Tensor) -> tuple[Tensor, list[Tensor]]:
     """v = fn(x) and eᵀ J of each probe, of the shape of x; :func:`hutchinson_divergence` says when with a graph."""
+    # Any level of forward mode, not only tangents of x: what fn closes over may carry some.
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:
         return _transformable(fn, x, probes)
     if torch.is_inference_mode_enabled():

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import backends
+from .._derivatives import transformed
 from .._extension import _C
 from .._register import operator
 from ..checks import FLOATS, like, number, tensor
@@ -176,7 +176,7 @@ def _run(
     n_states = len(tensors) - len(coefficients)
     backend = backend_of(name, y.device.type)
     every = (*tensors, step) if isinstance(step, Tensor) else tensors
-    plain = _transformed(*every) or (composed and _wants_gradient(*every))
+    plain = transformed(*every) or (composed and _wants_gradient(*every))
     if backend == "native" and y.device.type == "cpu" and y.dtype in HALVES:
         plain = True
     if plain or backend == "reference" or len(coefficients) > runge_kutta_operators.MOST_STAGES:
@@ -190,12 +190,3 @@ def _run(
 
 def _wants_gradient(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(one.requires_grad for one in tensors)
-
-
-def _transformed(*tensors: Tensor) -> bool:
-    """Whether a ``torch.func`` transform is at work or a tangent of forward mode is carried."""
-    if torch.compiler.is_compiling():
-        return False
-    if torch._C._are_functorch_transforms_active():
-        return True
-    return forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(one).tangent is not None for one in tensors)

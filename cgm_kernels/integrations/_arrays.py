@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from .. import backends
+from .._derivatives import has_tangent
 from ._library import PassOn
 
 _FLOATS = (torch.float32, torch.float64)
+_ARRAYS = frozenset([np.ndarray])
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
@@ -22,7 +23,7 @@ def tensors(*arrays: Any) -> list[Any]:
     given = [array for array in arrays if array is not None]
     if torch._C._len_torch_dispatch_stack() > 0:
         raise PassOn("a torch dispatch mode")
-    if all(type(array) is np.ndarray for array in given):
+    if _ARRAYS.issuperset(map(type, given)):
         _refuse_autocast("cpu")
         return [None if array is None else _shared(array) for array in arrays]
     for array in given:
@@ -30,6 +31,8 @@ def tensors(*arrays: Any) -> list[Any]:
             kind = type(array)
             raise PassOn("arrays of two libraries" if kind is np.ndarray else f"{kind.__module__}.{kind.__qualname__}")
         _check(array, given[0])
+    if has_tangent(*given):
+        raise PassOn("a forward-mode tangent")
     _refuse_autocast(given[0].device.type)
     return list(arrays)
 
@@ -56,10 +59,8 @@ def _check(tensor: Tensor, first: Tensor) -> None:
         raise PassOn(f"{tensor.layout} on {tensor.device.type}".removeprefix("torch."))
     if tensor.device != first.device:
         raise PassOn("arrays of two devices")
-    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # others are constants of a transform: taken
         raise PassOn("torch.func")
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(tensor).tangent is not None:
-        raise PassOn("a forward-mode tangent")
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

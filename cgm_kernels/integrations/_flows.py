@@ -35,7 +35,7 @@ def plain(first: Any, *others: Any) -> None:
         raise PassOn("arguments that are not tensors")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise PassOn("torch.func")
-    if forward_ad._current_level >= 0:
+    if forward_ad._current_level >= 0:  # whoever carries tangents: the parameters of a network are not among these
         raise PassOn("forward-mode derivatives")
     tensors(first)
     for one in others:

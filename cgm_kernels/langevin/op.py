@@ -22,9 +22,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Generator, Tensor
-from torch.autograd import forward_ad
 
 from .. import backends
+from .._derivatives import has_tangent
 from .._extension import _C
 from .._register import operator
 from ..philox import draw_key
@@ -263,9 +263,6 @@ def _negates(out: Tensor) -> bool:
 
 def _differentiated(*values: Tensor | float) -> bool:
     """Whether a derivative is wanted by one of them, backward or forward."""
-    tensors = [value for value in values if isinstance(value, Tensor)]
-    if torch.is_grad_enabled() and any(value.requires_grad for value in tensors):
+    if torch.is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in values):
         return True
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return False
-    return any(forward_ad.unpack_dual(value).tangent is not None for value in tensors)
+    return not torch.compiler.is_compiling() and has_tangent(*values)
