@@ -16,24 +16,27 @@ DEPTHS = {
 }  # fmt: skip
 SPLINE_BINS, SPLINE_BOUND = 8, 5.0
 HIDDEN = 64  # the width of both hidden layers
+TOLERANCES = {"rtol": 1e-5, "atol": 1e-6}  # zuko's own
 
 CONTINUOUS: dict[str, dict[str, Any]] = {
     "CNF": {}, "CNF_estimate": {"exact": False},
-    "FFJORD_exact": {"hidden_features": (HIDDEN, HIDDEN, HIDDEN), "activation": nn.Tanh},
+    **{
+        f"FFJORD_dopri5{rest}": {
+            "hidden_features": (HIDDEN,) * 3, "activation": nn.Tanh, "freqs": 2, "exact": not rest, **TOLERANCES
+        }
+        for rest in ("", "_estimate")
+    },
 }  # fmt: skip
-"""Of zuko: its own default, the same by Hutchinson's estimate, and as ours."""
+"""Of zuko: its own default, the same by Hutchinson's estimate, and as ours, by the exact trace and by the estimate."""
 
 _MASKED = ("MAF", "IAF", "MADE")  # a MADE with Gaussian conditionals is a MAF of one layer
 _SIMPLE = ("PlanarFlow", "RadialFlow")
+_FFJORDS = ("FFJORD", "FFJORD_exact", "FFJORD_dopri5", "FFJORD_dopri5_estimate")
 ABSENT = {
     **{(library, kind): f"it has no {kind}" for library in ("zuko", "nflows") for kind in (*_SIMPLE, "Glow")},
-    **{
-        (one, kind): "it has no continuous flow"
-        for one in ("normflows", "nflows")
-        for kind in ("FFJORD", "FFJORD_exact")
-    },
+    **{(one, kind): "it has no continuous flow" for one in ("normflows", "nflows") for kind in _FFJORDS},
     ("normflows", "Glow"): "its blocks have other networks, and its levels no prior that is learned",
-    ("zuko", "FFJORD"): "its steps are adaptive: it stands beside the exact trace",
+    **{("zuko", kind): "its steps are adaptive: it stands beside dopri5" for kind in ("FFJORD", "FFJORD_exact")},
     ("nflows", "NICE"): "it has no scaling alone to learn",
 }
 """Why a library is left out of a family, by both."""
@@ -73,6 +76,28 @@ def zuko(kind: str, dim: int) -> FlowModel:
     else:
         flow = _zuko_couplings(kind, dim, widths)
     return FlowModel(flow, lambda x: flow().log_prob(x), lambda n: flow().sample((n,)))
+
+
+@torch.no_grad()
+def share_field(theirs: nn.Module, ours: nn.Module) -> None:
+    """Gives zuko's CNF the field of our FFJORD, which goes the other way in time.
+
+    What it has of both is sin 2πt and cos 2πt, so that the columns of cos πt, sin πt and, in ours, t must be zero.
+    """
+    field: Any = ours.transform.layers[0].field  # type: ignore[union-attr, index]
+    network: Any = theirs.transform.ode  # type: ignore[union-attr]
+    dim = field.dim
+    layers = [layer for layer in network if hasattr(layer, "weight")]
+    for mine, other in zip(layers, field.layers, strict=True):
+        mine.bias.copy_(other.bias)
+        if mine is not layers[0]:
+            mine.weight.copy_(other.weight)
+    points, still, sine, cosine = field.layers[0].weight.split([dim, 1, 1, 1], 1)
+    assert not still.any()
+    zero = torch.zeros_like(still)
+    layers[0].weight.copy_(torch.cat((zero, cosine, zero, -sine, points), 1))
+    layers[-1].weight.neg_()
+    layers[-1].bias.neg_()
 
 
 def _zuko_couplings(kind: str, dim: int, widths: dict[str, Any]) -> Any:

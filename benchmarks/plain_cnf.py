@@ -27,7 +27,8 @@ class PlainFFJORD(PlainFlow):
         super().__init__()
         field: Any = ours.transform.layers[0].field  # type: ignore[union-attr, index]
         self.dim, self.exact = dim, bool(ours.exact)
-        self.n_steps: int = ours.transform.layers[0].solver.n_steps  # type: ignore[union-attr, index, assignment]
+        self.solver: Any = ours.transform.layers[0].solver  # type: ignore[union-attr, index]
+        self.register_buffer("angles", field.angles.clone(), persistent=False)
         self.layers = nn.ParameterList(
             parameter.detach().clone() for layer in field.layers for parameter in (layer.weight, layer.bias)
         )
@@ -48,9 +49,9 @@ class PlainFFJORD(PlainFlow):
         return self.solve(rates, (z, z.new_zeros(())), 0.0, 1.0)[0]
 
     def solve(self, rates: Rates, state: tuple[Tensor, Tensor], start: float, end: float) -> tuple[Tensor, Tensor]:
-        h, like = (end - start) / self.n_steps, state[0]
+        h, like = (end - start) / self.solver.n_steps, state[0]
         # All at once and on the device: a number made a tensor in each stage would wait for a GPU.
-        times = torch.linspace(start, end, 3 * self.n_steps + 1, dtype=like.dtype, device=like.device).unbind()
+        times = torch.linspace(start, end, 3 * self.solver.n_steps + 1, dtype=like.dtype, device=like.device).unbind()
 
         def moved(k: list[tuple[Tensor, Tensor]], *factors: float) -> tuple[Tensor, Tensor]:
             first, second = state
@@ -58,7 +59,7 @@ class PlainFFJORD(PlainFlow):
                 first, second = torch.add(first, a, alpha=h * factor), torch.add(second, b, alpha=h * factor)
             return first, second
 
-        for step in range(0, 3 * self.n_steps, 3):
+        for step in range(0, 3 * self.solver.n_steps, 3):
             k = [rates(times[step], state)]
             k.append(rates(times[step + 1], moved(k, 1 / 3)))
             k.append(rates(times[step + 2], moved(k, -1 / 3, 1.0)))
@@ -67,9 +68,13 @@ class PlainFFJORD(PlainFlow):
         return state
 
     def _at(self, t: Tensor) -> tuple[Tensor, ...]:
-        """The layers at a time: its column of the first weight is a bias."""
+        """The layers at a time: its columns of the first weight are a bias."""
         weight, bias, *rest = self.layers
-        return weight[:, : self.dim], torch.addcmul(bias, weight[:, self.dim], t), *rest
+        bias = torch.addcmul(bias, weight[:, self.dim], t)
+        if len(self.angles):
+            turns = t * self.angles
+            bias = torch.addmv(bias, weight[:, self.dim + 1 :], torch.cat((turns.sin(), turns.cos())))
+        return weight[:, : self.dim], bias, *rest
 
 
 class TorchdiffeqFFJORD(PlainFFJORD):
@@ -81,6 +86,9 @@ class TorchdiffeqFFJORD(PlainFFJORD):
         from torchdiffeq import odeint
 
         times = torch.linspace(start, end, 2, dtype=state[0].dtype, device=state[0].device)
-        options = {"step_size": 1.0 / self.n_steps}
-        first, second = odeint(rates, state, times, method="rk4", options=options)
+        if self.solver.adaptive:
+            first, second = odeint(rates, state, times, rtol=self.solver.rtol, atol=self.solver.atol)
+        else:
+            options = {"step_size": 1.0 / self.solver.n_steps}
+            first, second = odeint(rates, state, times, method="rk4", options=options)
         return first[-1], second[-1]
