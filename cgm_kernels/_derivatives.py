@@ -10,7 +10,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
-from .precision import HALVES
+from .precision import wide
 
 
 def pulled_back(
@@ -87,7 +87,7 @@ def keep_arguments(ctx: Any, inputs: Sequence[Any], output: Any) -> None:
 
 
 def _wide(value: Any) -> Any:
-    return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
+    return wide(value) if isinstance(value, Tensor) else value
 
 
 def beyond_kernels(*values: Any) -> bool:

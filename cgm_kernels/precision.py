@@ -12,6 +12,11 @@ from torch import Tensor
 HALVES = (torch.float16, torch.bfloat16)
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """``tensor``, of half precision in float32."""
+    return tensor.float() if tensor.dtype in HALVES else tensor
+
+
 def autocasts(device_type: str) -> bool:
     """Whether autocast is on for tensors of this device."""
     return autocast_exists(device_type) and torch.is_autocast_enabled(device_type)
@@ -44,4 +49,4 @@ def outside_autocast(function: _Function) -> _Function:
 def _widened(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(_widened, value)) if type(value) in (list, tuple) else value
-    return value.float() if isinstance(value, Tensor) and value.dtype in HALVES else value
+    return wide(value) if isinstance(value, Tensor) else value

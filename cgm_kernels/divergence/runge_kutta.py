@@ -20,7 +20,7 @@ from .._derivatives import transformed
 from .._extension import _C
 from .._register import operator
 from ..checks import FLOATS, like, number, tensor
-from ..precision import HALVES, outside_autocast
+from ..precision import HALVES, outside_autocast, wide
 from . import runge_kutta_operators, runge_kutta_reference
 from .operators import backend_of
 
@@ -180,7 +180,7 @@ def _run(
     if backend == "native" and y.device.type == "cpu" and y.dtype in HALVES:
         plain = True
     if plain or backend == "reference" or len(coefficients) > runge_kutta_operators.MOST_STAGES:
-        widened = [one.float() if one.dtype in HALVES else one for one in tensors]
+        widened = [*map(wide, tensors)]
         states, stages = widened[:n_states], widened[n_states:]
         return reference(*states, stages, coefficients, step, *tolerances).to(y.dtype)
     states, stages = list(tensors[:n_states]), list(tensors[n_states:])

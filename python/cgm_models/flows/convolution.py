@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgm_kernels.precision import wide
+
 from ..options import check_choice
 from .transform import Transform
 
@@ -49,33 +51,29 @@ class InvertibleConvolution(Transform):
             rows = torch.linalg.solve_triangular(lower, permutation.t(), upper=False, unitriangular=True)
             inverse = torch.linalg.solve_triangular(upper, rows, upper=True)
         else:
-            inverse = torch.linalg.inv(_wide(self.weight))
+            inverse = torch.linalg.inv(wide(self.weight))
         return self._mix(inverse, z), -self._log_det(z)
 
     def inverse(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         if not self.lu:
-            return self._mix(_wide(self.weight), x), self._log_det(x)
+            return self._mix(wide(self.weight), x), self._log_det(x)
         permutation, lower, upper = self._factors()
         with torch.autocast(x.device.type, enabled=False):
             weight = permutation @ lower @ upper
         return self._mix(weight, x), self._log_det(x)
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        lower, upper, diagonal = _wide(self.lower), _wide(self.upper), _wide(self.log_diagonal)
+        lower, upper, diagonal = wide(self.lower), wide(self.upper), wide(self.log_diagonal)
         unit = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-        return _wide(self.permutation), lower.tril(-1) + unit, upper.triu(1) + torch.diag(self.sign * diagonal.exp())
+        return wide(self.permutation), lower.tril(-1) + unit, upper.triu(1) + torch.diag(self.sign * diagonal.exp())
 
     def _log_det(self, x: Tensor) -> Tensor:
         """Of the inverse map: a scalar, expanded over the batch."""
-        log_det = _wide(self.log_diagonal).sum() if self.lu else torch.linalg.slogdet(_wide(self.weight)).logabsdet
+        log_det = wide(self.log_diagonal).sum() if self.lu else torch.linalg.slogdet(wide(self.weight)).logabsdet
         return (log_det * x[0, 0].numel()).expand(len(x)) if len(x) else x.new_zeros(0)
 
     def _mix(self, weight: Tensor, x: Tensor) -> Tensor:
         # Not in the lower precision of autocast, in which the two directions would not undo each other.
         with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(weight.dtype)
-            return (F.linear(wide, weight) if x.ndim == 2 else (weight @ wide.flatten(2)).view_as(x)).to(x.dtype)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+            points = x.to(weight.dtype)
+            return (F.linear(points, weight) if x.ndim == 2 else (weight @ points.flatten(2)).view_as(x)).to(x.dtype)

@@ -6,9 +6,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform
+
+from cgm_kernels.precision import wide
 
 from ..nets.constants import register_constant
 from .base import DistributionBase
@@ -36,18 +37,13 @@ class FixedBase(DistributionBase):
             register_constant(self, f"tensor{number}", tensor.contiguous)
 
     def distribution(self, context: Tensor | None) -> Distribution:
-        tensors = [_wide(getattr(self, f"tensor{number}")) for number in range(len(self._tensors))]
+        # Not every law draws in half precision.
+        tensors = [wide(getattr(self, f"tensor{number}")) for number in range(len(self._tensors))]
         if any(new is not old for new, old in zip(tensors, self._tensors, strict=True)):
             known = {id(old): new for old, new in zip(self._tensors, tensors, strict=True)}
             self._distribution = _changed(self._distribution, lambda tensor: known.get(id(tensor), tensor))
             self._tensors = tensors
         return self._distribution
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))  # not every law draws in half precision
 
 
 def _changed(value: Any, change: Callable[[Tensor], Tensor], copies: dict[int, Any] | None = None) -> Any:

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cgm_kernels.precision import wide
+
 LEAST_LOG_SCALE = -7.0
 
 
@@ -20,7 +22,7 @@ def log_probabilities(parameters: Tensor, levels: Tensor, n_levels: int) -> Tens
         parameters: (..., 3 K): logits of the weights, means, log-scales.
         levels: (...) whole numbers from 0 to n_levels − 1.
     """
-    parameters = parameters.to(torch.promote_types(parameters.dtype, torch.float32))
+    parameters = wide(parameters)
     logits, means, log_scales = parameters.unflatten(-1, (3, -1)).unbind(-2)
     log_scales = LEAST_LOG_SCALE + F.softplus(log_scales - LEAST_LOG_SCALE)
     sharpness = torch.exp(-log_scales)

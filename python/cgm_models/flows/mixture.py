@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from cgm_kernels.precision import wide
+
 from ..nets import MaskedMLP
 from .base import LOG_2PI, Base
 from .transform import Transform
@@ -64,8 +66,7 @@ class MaskedMixture(Transform):
 
     def _mixtures(self, x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Log-weights, means and log-scales, each (batch, n_components, dim), of half precision in float32."""
-        outputs = self.net(x, context)
-        outputs = outputs.to(torch.promote_types(outputs.dtype, torch.float32))
+        outputs = wide(self.net(x, context))
         logits, means, scales = outputs.unflatten(1, (3, self.n_components, -1)).unbind(1)
         return logits.log_softmax(1), means, self.bound * torch.tanh(scales / self.bound)
 

@@ -9,17 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cgm_kernels.precision import wide
+
 from ..nets.context import given
 from .stacked import StackedFlow
 from .transform import Transform
 
 MARGIN = 1e-3
 """How far from singular the layers stay: no slope is less."""
-
-
-def widened(*tensors: Tensor) -> list[Tensor]:
-    """``tensors`` in float32 where they are of half precision."""
-    return [tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in tensors]
 
 
 def above_minus_one(x: Tensor) -> Tensor:
@@ -102,7 +99,7 @@ class Planar(Transform):
 
     def _conditioned(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """w, û and b: (dim,), (dim,), (), or with one more dimension (batch) in front."""
-        weight, direction, bias = widened(self.weight, self.direction, self.bias)
+        weight, direction, bias = wide(self.weight), wide(self.direction), wide(self.bias)
         if self.of_context is not None:
             dim = len(weight)
             by_weight, by_direction, by_bias = self.of_context(given(context)).split((dim, dim, 1), dim=1)

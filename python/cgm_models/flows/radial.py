@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from cgm_kernels.precision import wide
+
 from ..nets.context import given
-from .planar import above_minus_one, widened
+from .planar import above_minus_one
 from .stacked import StackedFlow
 from .transform import Transform
 
@@ -56,7 +58,7 @@ class Radial(Transform):
 
     def _conditioned(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """z₀, α and γ: (dim,), (), (), or with one more dimension (batch) in front."""
-        center, log_alpha, logit = widened(self.center, self.log_alpha, self.gamma_logit)
+        center, log_alpha, logit = wide(self.center), wide(self.log_alpha), wide(self.gamma_logit)
         if self.of_context is not None:
             change = self.of_context(given(context))
             center, log_alpha, logit = center + change[:, :-2], log_alpha + change[:, -2], logit + change[:, -1]
