@@ -1,7 +1,12 @@
 """Solvers and fields against closed forms and torchdiffeq."""
 
+import copy
+import gc
 import math
+import pickle
 import warnings
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -157,6 +162,57 @@ def test_the_adjoint_says_which_tensors_it_leaves_without_a_gradient(kind):
         torch.testing.assert_close(found["adjoint"], found["discrete"], rtol=1e-6, atol=1e-6)
     else:
         assert found["adjoint"] is None and found["discrete"].abs().sum() > 0
+
+
+class Counted(LinearField):
+    """It counts its evaluations, and reads ``read`` beside its parameters."""
+
+    def __init__(self, read=0.0):
+        super().__init__(0.3 * torch.eye(2).double(), torch.zeros(2).double())
+        self.read, self.evaluations = (read,), 0
+
+    def forward(self, t, x, context=None):
+        self.evaluations += 1
+        return super().forward(t, x) + self.read[0]
+
+
+def adjoint_solve(field, **asked):
+    """The evaluations that were made, those that were reported, and how many warnings there were."""
+    field.evaluations = 0
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found = solve(field, torch.ones(3, 2).double(), None, Solver("rk4", 2, gradient="adjoint"), **asked)
+    return field.evaluations, found.n_evaluations, len(said)
+
+
+def test_the_adjoint_examines_a_field_once():
+    field = Counted()
+    assert [adjoint_solve(field) for _ in range(2)] == [(9, 8, 0), (8, 8, 0)]
+    assert [adjoint_solve(field, exact=True)[0] for _ in range(2)] == [9, 8]  # its divergence may read something else
+    for other in (copy.deepcopy(field), pickle.loads(pickle.dumps(field)), Counted()):
+        assert [adjoint_solve(other)[0] for _ in range(2)] == [9, 8]
+    watch = weakref.ref(field)
+    del field, other
+    gc.collect()
+    assert watch() is None
+
+
+def test_the_adjoint_warns_of_every_field_until_it_is_mended():
+    adjoint_solve(Counted())
+    offset = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    for field in (Counted(offset), Counted(2.0 * offset)):
+        assert [adjoint_solve(field)[2] for _ in range(2)] == [1, 1]
+        field.read = (offset.detach(),)
+        assert [adjoint_solve(field) for _ in range(2)] == [(9, 8, 0), (8, 8, 0)]
+
+
+def test_threads_may_solve_one_field_by_the_adjoint():
+    field, x = ModuleField(perceptron()), rows(4, 3)
+    solver = Solver("rk4", 2, gradient="adjoint")
+    expected = solve(ModuleField(field.net), x, None, solver).x
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: solve(field, x, None, solver).x, range(8)))
+    assert all(torch.equal(one, expected) for one in found)
 
 
 @pytest.mark.parametrize("gradient", ["discrete", "checkpoint", "adjoint"])

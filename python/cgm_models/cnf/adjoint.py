@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .checkpointing import depends_on_more
+from .field import VectorField
 from .integration import integrate
 from .solver import Solver
 from .steps import Rates
 
+_self_contained: WeakKeyDictionary[VectorField, set[Hashable]] = WeakKeyDictionary()
+"""The kinds of rates of a field that were seen to read no tensor that is left without a gradient."""
+
 
 def integrate_with_adjoint(
-    rates: Rates, x: Tensor, beside: Sequence[Tensor], parameters: Sequence[Tensor], solver: Solver,
-    start: float, end: float,
+    rates: Rates, field: VectorField, kind: Hashable, x: Tensor, beside: Sequence[Tensor],
+    parameters: Sequence[Tensor], solver: Solver, start: float, end: float,
 ) -> tuple[list[Tensor], int]:  # fmt: skip
     """``integrate`` of points ``x`` and integrals ``beside`` that begin at constants, in memory that no step adds to.
 
@@ -27,16 +32,21 @@ def integrate_with_adjoint(
     Neural Ordinary Differential Equations). The way back is made by the same solver with the same steps or tolerances.
 
     ``parameters``: the tensors, beside x, that ``rates`` depends on and that get a gradient. Others get none, with a
-    warning: it cannot be known whether they are to be learnt.
+    warning: it cannot be known whether they are to be learnt. To find them takes an evaluation of the rates, which is
+    spared where the same ``kind`` of rates of ``field`` was found without.
     """
     learnt = [parameter for parameter in parameters if parameter.requires_grad]
-    if depends_on_more(rates, [x], start, learnt):
-        warnings.warn(
-            "gradient='adjoint' gives no gradient to what a field reads beside the points, the context and "
-            "field.parameters(), and this field reads a tensor there that requires one: make it a parameter of the "
-            "field, detach it, or choose gradient='discrete'",
-            stacklevel=3,
-        )
+    known = _self_contained.setdefault(field, set())
+    if kind not in known:
+        if depends_on_more(rates, [x], start, learnt):
+            warnings.warn(
+                "gradient='adjoint' gives no gradient to what a field reads beside the points, the context and "
+                "field.parameters(), and this field reads a tensor there that requires one: make it a parameter of the "
+                "field, detach it, or choose gradient='discrete'",
+                stacklevel=3,
+            )
+        else:
+            known.add(kind)
     counted: list[int] = []
     results = _Adjoint.apply(rates, solver, (start, end), counted, len(beside), x, *beside, *learnt)
     return list(results), counted[0]

@@ -58,7 +58,8 @@ def solve(
     beside = [x.new_zeros(len(x), dtype=summed) for _ in range((1 + 2 * regularizers) if measured else 0)]
     parameters = [*field.parameters(), *([] if context is None else [context])]
     if adjoint:
-        state, n_evaluations = integrate_with_adjoint(rates, x, beside, parameters, solver, start, end)
+        kind = (measured, exact, regularizers, context is None)
+        state, n_evaluations = integrate_with_adjoint(rates, field, kind, x, beside, parameters, solver, start, end)
     elif solver.gradient == "checkpoint":
         state, n_evaluations = integrate_with_checkpoints(rates, [x], beside, parameters, solver, start, end)
     else:

@@ -29,7 +29,8 @@ class Solver:
     state of each step at most, and makes the steps again in the backward. 'adjoint' integrates the adjoint equation
     back in time (Chen et al. 2018): it keeps nothing of the way, and its gradient is that of the exact solution up to
     the error of the solver, not that of the numbers computed. It reaches the points, the context and the parameters of
-    the field, no other tensor that the field reads; where one requires a gradient, a warning says so.
+    the field, no other tensor that the field reads; where one requires a gradient at the first solve of a field, a
+    warning says so.
 
     Args:
         method: as above.
