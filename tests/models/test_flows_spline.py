@@ -72,3 +72,22 @@ def test_splines_in_float32_keep_what_they_promise(logits, bound):
     close = slope < math.log(10.0)
     if logits <= 100.0:
         assert (y - exact)[close].abs().max() <= 1e-4 * bound
+
+
+@pytest.mark.parametrize("logits", [1.0, 10.0, 30.0, 100.0])
+def test_the_inverse_in_float64_loses_no_more_than_the_rounding_of_its_result(logits):
+    bound, parameters = 5.0, logits * normal(20_000, 3 * 8 - 1)
+    y = bound * torch.linspace(-0.999, 0.999, 20_000, dtype=torch.float64)
+    x, back = rational_quadratic_spline(y, parameters, bound, inverse=True)
+    again, log_slope = rational_quadratic_spline(x, parameters, bound)
+    rounding = torch.finfo(torch.float64).eps * bound
+    assert ((again - y).abs() / (1.0 + log_slope.exp())).max() < 8.0 * rounding
+    assert (log_slope + back).abs().max() < 1e-10  # a narrow bin's slope changes within the rounding of x
+
+
+def test_gradients_of_the_inverse_wherever_its_root_is():
+    parameters = 3.0 * normal(60, 3 * 4 - 1).requires_grad_()
+    y = torch.linspace(-2.9, 2.9, 60, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda y, parameters: rational_quadratic_spline(y, parameters, 3.0, inverse=True), (y, parameters)
+    )

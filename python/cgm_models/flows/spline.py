@@ -44,23 +44,22 @@ def rational_quadratic_spline(
     inside = x.abs() < bound
     # The others take a point where every formula is finite, so that no gradient becomes NaN behind the mask.
     clamped = torch.where(inside, x, torch.zeros_like(x))
-    x_knots = _knots(parameters[..., :n_bins], bound)
-    y_knots = _knots(parameters[..., n_bins : 2 * n_bins], bound)
+    knots = _knots(parameters[..., : 2 * n_bins].unflatten(-1, (2, n_bins)), bound)
     slopes = F.pad(_slopes(parameters[..., 2 * n_bins :]), (1, 1), value=1.0)
-    knots = y_knots if inverse else x_knots
-    index = (clamped.unsqueeze(-1) >= knots[..., 1:-1]).sum(-1, keepdim=True)
-    both = torch.cat((index, index + 1), dim=-1)
-    (x_0, x_1), (y_0, y_1), (d_0, d_1) = (values.gather(-1, both).unbind(-1) for values in (x_knots, y_knots, slopes))
+    index = (clamped.unsqueeze(-1) >= knots[..., 1 if inverse else 0, 1:-1]).sum(-1, keepdim=True)
+    ends = torch.cat((index, index + 1), dim=-1)
+    corners, slopes = knots.gather(-1, torch.stack((ends, ends), dim=-2)), slopes.gather(-1, ends)
     if inverse:
-        exact = [value.double() for value in (clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)]
-        y, log_slope = (value.to(wide) for value in _inverse_in_bin(*exact))
+        y, log_slope = (
+            value.to(wide) for value in _inverse_in_bin(clamped.double(), corners.double(), slopes.double())
+        )
     else:
-        y, log_slope = _in_bin(clamped, x_0, x_1 - x_0, y_0, y_1 - y_0, d_0, d_1)
+        y, log_slope = _in_bin(clamped, corners, slopes)
     return torch.where(inside, y, x).to(given), torch.where(inside, log_slope, torch.zeros_like(x))
 
 
 def _knots(logits: Tensor, bound: float) -> Tensor:
-    """(..., K + 1): from −bound to bound, increasing."""
+    """(..., K + 1) of x and y: from −bound to bound, increasing."""
     n_bins = logits.shape[-1]
     sizes = MIN_SIZE + (1.0 - MIN_SIZE * n_bins) * torch.softmax(logits, dim=-1)
     inner = (2.0 * bound) * torch.cumsum(sizes[..., :-1], dim=-1) - bound
@@ -73,9 +72,10 @@ def _slopes(logits: Tensor) -> Tensor:
     return slopes.clamp_max(MAX_SLOPE)
 
 
-def _in_bin(
-    x: Tensor, x_0: Tensor, width: Tensor, y_0: Tensor, height: Tensor, d_0: Tensor, d_1: Tensor
-) -> tuple[Tensor, Tensor]:
+def _in_bin(x: Tensor, corners: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """``corners`` (..., 2, 2) are the ends of the bin in x, then in y; ``slopes`` (..., 2) are there."""
+    x_0, y_0, width, height = _bin(corners)
+    d_0, d_1 = slopes.unbind(-1)
     share = ((x - x_0) / width).clamp(0.0, 1.0)  # a rounding beyond the end of a steep bin is no longer monotone
     secant = height / width
     product = share * (1.0 - share)
@@ -84,22 +84,34 @@ def _in_bin(
     return y, _log_slope(share, secant, product, bottom, d_0, d_1)
 
 
-def _inverse_in_bin(
-    y: Tensor, x_0: Tensor, width: Tensor, y_0: Tensor, height: Tensor, d_0: Tensor, d_1: Tensor
-) -> tuple[Tensor, Tensor]:
+def _inverse_in_bin(y: Tensor, corners: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    x_0, y_0, width, height = _bin(corners)
+    d_0, d_1 = slopes.unbind(-1)
+    # Counted from the nearer end of the bin, both ξ and 1 − ξ are as exact as y is.
+    far = y - y_0 > 0.5 * height
+    rise = torch.where(far, y_0 + height - y, y - y_0)
+    near, other = torch.where(far, d_1, d_0), torch.where(far, d_0, d_1)
     secant = height / width
-    rise = y - y_0
     bend = d_0 + d_1 - 2.0 * secant
-    a = height * (secant - d_0) + rise * bend
-    b = height * d_0 - rise * bend
+    a = height * (secant - near) + rise * bend
+    b = height * near - rise * bend
     c = -secant * rise
-    # This form of the root is exact for b ≥ 0, and a + b = h s > 0 keeps the square root away from −b where b < 0.
-    share = (2.0 * c / (-b - torch.sqrt((b.square() - 4.0 * a * c).clamp_min(0.0)))).clamp(0.0, 1.0)
+    # Of the two forms of the root the one that adds what has one sign; a + b = h s > 0, so that a > 0 where b < 0.
+    added = b >= 0.0
+    root = torch.where(added, b, -b) + torch.sqrt((b.square() - 4.0 * a * c).clamp_min(0.0))
+    share = (torch.where(added, -2.0 * c, root) / torch.where(added, root, 2.0 * a)).clamp(0.0, 1.0)
     product = share * (1.0 - share)
     bottom = secant + bend * product
-    return x_0 + share * width, -_log_slope(share, secant, product, bottom, d_0, d_1)
+    x = torch.where(far, x_0 + width - share * width, x_0 + share * width)
+    return x, -_log_slope(share, secant, product, bottom, near, other)
+
+
+def _bin(corners: Tensor) -> tuple[Tensor, ...]:
+    first, last = corners.unbind(-1)
+    return *first.unbind(-1), *(last - first).unbind(-1)
 
 
 def _log_slope(share: Tensor, secant: Tensor, product: Tensor, bottom: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
     top = d_1 * share.square() + 2.0 * secant * product + d_0 * (1.0 - share).square()
-    return 2.0 * (torch.log(secant) - torch.log(bottom)) + torch.log(top)
+    # Slopes of knots, and secants, lie in [10⁻³, 10³] and secant/2 ≤ bottom: nothing here under- or overflows.
+    return torch.log(top * (secant / bottom).square())
