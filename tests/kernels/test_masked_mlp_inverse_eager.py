@@ -1,7 +1,5 @@
-"""What eager calls of the masked inverse ask of the extension: its own node, kept plans, tiles, threads and hooks."""
+"""What eager calls of the masked inverse ask of the extension: its own node, tiles, threads and hooks."""
 
-import concurrent.futures
-import weakref
 from dataclasses import replace
 
 import pytest
@@ -9,11 +7,10 @@ import torch
 
 import cgm_kernels
 from cgm_kernels import masked_mlp_inverse
-from cgm_kernels.coupling.masked_plan import last_plan
 from tests.support.called import made_by
 from tests.support.derivatives import waves
 from tests.support.levels import simd_level
-from tests.support.masked import ACTIVATIONS, Case
+from tests.support.masked import ACTIVATIONS, Case, inputs_of, moved, results
 from tests.support.tolerances import assert_as_accurate
 
 pytestmark = pytest.mark.skipif(bool(cgm_kernels.backends.absence("native", "cpu")), reason="no native backend")
@@ -25,29 +22,6 @@ LARGE = [
     Case(19, (24,), (33, 2), context=3, order="halves", row_bias=1, options={"scale": "gate", "activation": "gelu"}),
     Case(17, (), (129,), order="reversed", options={"scale": "tanh", "bound": 0.5}),
 ]
-
-
-def inputs_of(arguments):
-    tensors = [arguments["y"], *arguments["weights"], *arguments["biases"], arguments["context"]]
-    return [tensor for tensor in tensors if tensor is not None]
-
-
-def moved(arguments, dtype):
-    def one(value):
-        if isinstance(value, list):
-            return [one(item) for item in value]
-        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
-        return value.detach().to(dtype, copy=True).requires_grad_() if floats else value
-
-    return {name: one(value) for name, value in arguments.items()}
-
-
-def results(backend, arguments):
-    with cgm_kernels.use_backend(backend):
-        x, log_det = masked_mlp_inverse(**arguments)
-    weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
-    gradients = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs_of(arguments))
-    return [x, log_det, *gradients]
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -93,111 +67,6 @@ def test_masked_inverse_is_one_node():
     for _ in range(2):  # a mask seen for the first time, and again
         x, log_det = masked_mlp_inverse(**arguments)
         assert "MaskedMlpInverse" in x.grad_fn.name() and log_det.grad_fn is x.grad_fn
-
-
-@pytest.mark.parametrize("way", ["copied", "assigned", "shared"])
-@pytest.mark.parametrize("floats", [False, True])
-def test_masked_inverse_follows_masks_changed_unseen(way, floats):
-    """No version counts what is written through ``.data`` or into memory that NumPy shares."""
-    arguments, others = Case(5, (9,)).draw(), Case(5, (9,), order="reversed").draw()["masks"]
-    if floats:
-        arguments["masks"] = [mask.float() for mask in arguments["masks"]]
-    first, _ = masked_mlp_inverse(**arguments)
-    for mask, other in zip(arguments["masks"], others, strict=True):
-        version = mask._version
-        if way == "copied":
-            mask.data.copy_(other)
-        elif way == "assigned":
-            mask.data = other.to(mask.dtype)
-        else:
-            mask.numpy()[:] = other.numpy()
-        assert mask._version == version
-    found = masked_mlp_inverse(**arguments)
-    with cgm_kernels.use_backend("reference"):
-        expected = masked_mlp_inverse(**arguments)
-    assert not torch.allclose(first, found[0])
-    torch.testing.assert_close(found, expected)
-
-
-def test_masked_inverse_of_masks_no_longer_in_order():
-    arguments = Case(5, (9,)).draw()
-    masked_mlp_inverse(**arguments)
-    for mask in arguments["masks"]:
-        mask.data.fill_(True)
-    with pytest.raises(ValueError, match="masks must be autoregressive"):
-        masked_mlp_inverse(**arguments)
-
-
-def test_masked_inverse_of_seen_masks_checks_all_else():
-    arguments = Case(3, (4,), (5,), context=2).draw()
-    masked_mlp_inverse(**arguments)
-    weights, biases = arguments["weights"], arguments["biases"]
-    for change, kind, message in (
-        (dict(context=None), ValueError, r"weights\[0\] must be \(out, 3\) after y"),
-        (dict(residual=0), TypeError, "residual must be True or False: got int"),
-        (dict(bound=True), TypeError, "bound must be a number: got bool"),
-        (dict(bound=-1), ValueError, "bound must be positive: got -1"),
-        (dict(weights=[weights[0], weights[1].float()]), TypeError, r"weights\[1\] must have the dtype of y"),
-        (dict(biases=[biases[0], 1.0]), TypeError, r"biases\[1\] must be a tensor"),
-        (dict(map=1), ValueError, "map must be one of"),
-        (dict(y=1.0), TypeError, "y must be a tensor"),
-    ):
-        with pytest.raises(kind, match=message):
-            masked_mlp_inverse(**{**arguments, **change})
-
-
-def test_masked_inverse_of_masks_from_inside_a_transform():
-    """A plan that is first made under torch.func serves eager calls afterwards."""
-    arguments = Case(4, (6,)).draw()
-
-    def loss(y):
-        x, log_det = masked_mlp_inverse(**{**arguments, "y": y})
-        return x.square().sum() + log_det.sum()
-
-    y = arguments["y"]
-    inside = torch.func.grad(loss)(y)
-    outside = torch.autograd.grad(loss(y.requires_grad_()), y)[0]
-    torch.testing.assert_close(inside, outside)
-
-
-@pytest.mark.parametrize("masked", [True, False])
-def test_masked_inverse_trains_on_masks_first_seen_in_inference_mode(masked):
-    arguments = moved(Case(4, (6,)).draw(), torch.float64)
-    with torch.inference_mode():
-        if not masked:
-            for weight, mask in zip(arguments["weights"], arguments["masks"], strict=True):
-                weight.data.mul_(mask)
-            arguments["masks"] = None
-        assert masked_mlp_inverse(**arguments)[0].is_inference()
-    expected = results("reference", arguments)
-    torch.testing.assert_close(results("native", arguments)[:3], expected[:3])
-
-
-def test_masked_inverse_plans_go_with_their_masks():
-    arguments = Case(5, (9,)).draw()
-    kept = list(arguments["masks"])
-    masked_mlp_inverse(**arguments)
-    for _ in range(3):
-        masks = [mask.clone() for mask in kept]
-        masked_mlp_inverse(**{**arguments, "masks": masks})
-        made = weakref.ref(last_plan(masks, 5, "scale_shift", False))
-        masks = None
-        masked_mlp_inverse(**Case(3, (4,)).draw())
-        assert made() is None and last_plan(kept, 5, "scale_shift", False) is not None
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_masked_inverse_under_other_defaults(dtype):
-    arguments, before = Case(4, (6,)).draw(torch.float32), torch.get_default_dtype()
-    expected = masked_mlp_inverse(**arguments)
-    arguments["masks"] = [mask.clone() for mask in arguments["masks"]]
-    try:
-        torch.set_default_dtype(dtype)
-        with torch.device("meta"):
-            found = masked_mlp_inverse(**arguments)
-    finally:
-        torch.set_default_dtype(before)
-    assert all(map(torch.equal, found, expected))
 
 
 def test_masked_inverse_parameters_may_change_before_the_backward():
@@ -288,16 +157,6 @@ def test_masked_inverse_frozen_parameters():
             x, _ = masked_mlp_inverse(**drawn)
         gradients.append(torch.autograd.grad(x.square().sum(), drawn["y"])[0])
     torch.testing.assert_close(*gradients)
-
-
-def test_masked_inverse_from_many_threads():
-    cases = [Case(d, (16, 9), (70,)).draw(seed=d) for d in range(2, 10)]
-    expected = [masked_mlp_inverse(**arguments) for arguments in cases]
-    fresh = [{**arguments, "masks": [mask.clone() for mask in arguments["masks"]]} for arguments in cases]
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda arguments: masked_mlp_inverse(**arguments), fresh * 5))
-    for ours, other in zip(found, expected * 5, strict=True):
-        assert all(map(torch.equal, ours, other))
 
 
 def test_masked_inverse_gradients_in_compiled_graphs():

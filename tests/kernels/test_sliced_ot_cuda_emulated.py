@@ -11,6 +11,7 @@ from scipy.stats import wasserstein_distance
 
 from tests.support import cuda_emulation
 from tests.support.cuda_emulation import sliced_ot
+from tests.support.cuda_emulation.sliced_ot_cases import LARGE_DEVICE, NO_BLOCKS, SMALL_DEVICE
 
 CASES = sliced_ot.cases()
 
@@ -51,7 +52,7 @@ def test_sliced_ot_under_sanitizers(libraries):
 
 def test_sliced_ot_schedules_give_equal_bits(machine):
     """Costs and coefficients do not depend on the order in which warps and blocks run."""
-    for n, m, device in ((700, 900, sliced_ot.LARGE_DEVICE), (3000, 5000, sliced_ot.NO_BLOCKS)):
+    for n, m, device in ((700, 900, LARGE_DEVICE), (3000, 5000, NO_BLOCKS)):
         generator = np.random.default_rng(0)
         x, y = generator.normal(size=(2, n)).astype(np.float32), generator.normal(size=(2, m)).astype(np.float32)
         results = []
@@ -68,7 +69,7 @@ def test_sliced_ot_schedules_give_equal_bits(machine):
 
 def test_sliced_ot_equals_scipy_at_p_one(machine):
     generator = np.random.default_rng(1)
-    for n, m, device in ((300, 300, sliced_ot.LARGE_DEVICE), (200, 350, sliced_ot.NO_BLOCKS)):
+    for n, m, device in ((300, 300, LARGE_DEVICE), (200, 350, NO_BLOCKS)):
         x, y, cost = generator.normal(size=(1, n)), generator.normal(size=(1, m)), np.zeros(1)
         problem = sliced_ot.Rows(1, n, m, x.ctypes.data, y.ctypes.data, n, m, 1.0, None, None, 1, cost.ctypes.data)
         machine.shared_memory_limit(device)
@@ -82,8 +83,8 @@ def test_sliced_ot_block_capacity_follows_the_device(machine):
         kinds = [(size, order, weighted) for size in (4, 8) for order, weighted in ((0, 0), (1, 0), (1, 1))]
         return [machine.library.block_capacity(ctypes.c_int64(kind[0]), *kind[1:]) for kind in kinds]
 
-    assert capacities(sliced_ot.NO_BLOCKS) == [0] * 6
-    large, small = capacities(sliced_ot.LARGE_DEVICE), capacities(sliced_ot.SMALL_DEVICE)
+    assert capacities(NO_BLOCKS) == [0] * 6
+    large, small = capacities(LARGE_DEVICE), capacities(SMALL_DEVICE)
     assert large[:2] == [16384, 16384]
     assert min(small) >= 2048
     assert all(a >= b for a, b in zip(large, small, strict=True))
@@ -93,6 +94,6 @@ def test_sliced_ot_refuses_rows_beyond_a_block(machine):
     cost = np.zeros(1)
     problem = sliced_ot.Rows(rows=1, n=20000, m=20000, p=2.0, rows_per_group=1, cost=cost.ctypes.data)
     clouds = sliced_ot.Clouds(batch=1, directions=1, d=2)
-    machine.shared_memory_limit(sliced_ot.LARGE_DEVICE)
+    machine.shared_memory_limit(LARGE_DEVICE)
     with pytest.raises(RuntimeError, match="do not fit a block"):
         machine.call("sliced_float", ctypes.byref(clouds), ctypes.byref(problem))

@@ -1,26 +1,19 @@
 """The Triton kernels of sliced_ot against the float64 reference and SciPy; without a GPU, in Triton's interpreter."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
-from torch.library import opcheck
 
 import cgm_kernels
 from cgm_kernels.sliced_ot import triton_rows
-from tests.support.gpu_compile import compiled_for_gpus
+from cgm_kernels.sliced_ot.operators import COEFFICIENTS, GRADIENT, NOTHING
+from tests.support.sliced_ot import DEVICE, clouds, masses
 
 pytest.importorskip("triton")
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if cgm_kernels.backends.absence("triton", DEVICE):
     pytest.skip(cgm_kernels.backends.absence("triton", DEVICE), allow_module_level=True)
 
-ROOT = Path(__file__).resolve().parents[2]
 DTYPES = (torch.float32, torch.float64)
-NOTHING, COEFFICIENTS, GRADIENT = 0, 1, 2
 SIZES = [(1, 1), (1, 5), (33, 33), (40, 3)]
 
 
@@ -30,20 +23,6 @@ def route(request, monkeypatch):
     if request.param == "by torch.sort":
         monkeypatch.setattr(triton_rows, "REGISTER_LIMIT", 0)
         monkeypatch.setattr(triton_rows, "WORKSPACE_BYTES", 8000)
-
-
-def clouds(n, m, d=3, n_directions=2, batch=(), dtype=torch.float64, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(*batch, n, d, generator=generator, dtype=torch.float64)
-    y = torch.randn(*batch, m, d, generator=generator, dtype=torch.float64) + 0.3
-    projections = cgm_kernels.random_projections(d, n_directions, generator=generator, dtype=torch.float64)
-    return tuple(t.to(dtype).to(DEVICE) for t in (x, y, projections))
-
-
-def masses(shape, seed=1):
-    weights = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    weights[..., 1::3] = 0.0  # the first is positive
-    return weights.to(DEVICE)
 
 
 def close(actual, exact, eager, dtype):
@@ -269,50 +248,3 @@ def test_chunks_are_whole_items_or_parts_of_one(monkeypatch, row_bytes, sizes):
     chunks = list(problem.chunks(row_bytes))
     assert [chunk.stop - chunk.start for chunk in chunks] == sizes
     assert [chunk.start for chunk in chunks[1:]] + [10] == [chunk.stop for chunk in chunks]
-
-
-@pytest.mark.parametrize("keep_x, keep_y", [(NOTHING, NOTHING), (COEFFICIENTS, GRADIENT)])
-@pytest.mark.parametrize("weighted, grad", [(False, False), (True, False), (False, True)])
-def test_sliced_ot_opcheck(keep_x, keep_y, weighted, grad):
-    """With gradients all but the dispatch test, which differentiates the kept outputs as well: they refuse that."""
-    utilities = ("test_schema", "test_autograd_registration", "test_faketensor")
-    utilities = utilities if grad else (*utilities, "test_aot_dispatch_dynamic")
-    x, y, projections = clouds(5, 7, batch=(2,), dtype=torch.float32)
-    x.requires_grad_(grad)
-    y.requires_grad_(grad)
-    weights = masses((2, 5)) if weighted else None
-    arguments = (x, y, projections, weights, None, 2.0, True, keep_x, keep_y)
-    opcheck(torch.ops.cgm_triton.sliced_forward.default, arguments, test_utils=utilities)
-    rows = [t.detach().requires_grad_(t.requires_grad) for t in (x[..., 0], y[..., 0])]
-    flags = (keep_x != NOTHING, keep_y != NOTHING, False, False)
-    arguments = (*rows, weights, None, 1.0, *flags)
-    opcheck(torch.ops.cgm_triton.wasserstein_1d_forward.default, arguments, test_utils=utilities)
-
-
-def test_sliced_ot_compile():
-    x, y, projections = clouds(6, 6, dtype=torch.float32)
-    x.requires_grad_()
-
-    def loss(x, y):
-        return cgm_kernels.sliced_wasserstein_distance(x, y, projections=projections)
-
-    with cgm_kernels.use_backend("triton"):
-        expected = loss(x, y)
-        actual = torch.compile(loss, backend="aot_eager", fullgraph=True)(x, y)
-    gradients = [torch.autograd.grad(value, x)[0] for value in (actual, expected)]
-    assert torch.equal(actual, expected)
-    assert torch.equal(*gradients)
-
-
-def test_import_needs_no_triton():
-    code = "import sys; sys.modules['triton'] = None; import cgm_kernels; print(cgm_kernels.available_backends())"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "reference" in done.stdout
-
-
-def test_kernels_compile_for_gpus(tmp_path):
-    """To cubins for sm_80 and sm_90, GPU or not: the interpreter accepts much that the compiler refuses."""
-    lines = compiled_for_gpus("triton_compile", tmp_path)
-    assert len(lines) > 20
-    shared = max(int(line.split()[3]) for line in lines)
-    assert shared <= 48 * 1024  # what a block has on every GPU without asking for more

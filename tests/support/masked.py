@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import cgm_kernels
+
 
 @dataclass(frozen=True)
 class Case:
@@ -97,3 +99,30 @@ CASES = [
     *[Case(4, (6,), options={"map": "standardize", **options}) for options in SCALES],
     *[Case(5, (7,), options={"layout": name}) for name in LAYOUTS],
 ]
+
+
+def inputs_of(arguments: dict[str, Any]) -> list[Tensor]:
+    """What the results are differentiated by."""
+    tensors = [arguments["y"], *arguments["weights"], *arguments["biases"], arguments["context"]]
+    return [tensor for tensor in tensors if tensor is not None]
+
+
+def moved(arguments: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """``arguments`` with leaves of ``dtype`` for their tensors, the masks aside."""
+
+    def one(value: Any) -> Any:
+        if isinstance(value, list):
+            return [one(item) for item in value]
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.detach().to(dtype, copy=True).requires_grad_() if floats else value
+
+    return {name: one(value) for name, value in arguments.items()}
+
+
+def results(backend: str, arguments: dict[str, Any]) -> list[Tensor]:
+    """x, log_det, and the gradients of a sum that tells every element apart."""
+    with cgm_kernels.use_backend(backend):
+        x, log_det = cgm_kernels.masked_mlp_inverse(**arguments)
+    weight = torch.linspace(0.5, 1.5, x.numel(), dtype=x.dtype).reshape(x.shape)
+    gradients = torch.autograd.grad((x * weight).sum() + 0.7 * log_det.square().sum(), inputs_of(arguments))
+    return [x, log_det, *gradients]

@@ -78,3 +78,30 @@ LARGE_CASES = [
     Case(3000, 3000, directions=4, weighted="xy"),
     Case(20000, 20000, d=2, directions=1),
 ]
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where the Triton kernels run."""
+
+
+def clouds(
+    n: int,
+    m: int,
+    d: int = 3,
+    n_directions: int = 2,
+    batch: tuple[int, ...] = (),
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, y and projections."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(*batch, n, d, generator=generator, dtype=torch.float64)
+    y = torch.randn(*batch, m, d, generator=generator, dtype=torch.float64) + 0.3
+    projections = cgm_kernels.random_projections(d, n_directions, generator=generator, dtype=torch.float64)
+    return x.to(DEVICE, dtype), y.to(DEVICE, dtype), projections.to(DEVICE, dtype)
+
+
+def masses(shape: tuple[int, ...], seed: int = 1) -> Tensor:
+    """Weights of which a third are zero."""
+    weights = torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights[..., 1::3] = 0.0  # the first is positive
+    return weights.to(DEVICE)
