@@ -1,6 +1,5 @@
 """The layers of the flows one by one, against other libraries, closed forms and plain PyTorch."""
 
-import copy
 import math
 
 import pytest
@@ -19,11 +18,7 @@ from cgm_models.flows.radial import Radial
 from cgm_models.flows.scaling import DiagonalScaling
 from cgm_models.flows.transform import Reshape, Reverse
 from cgm_models.nets import MLP, ResidualMLP
-from tests.support.flows import log_abs_det
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+from tests.support.flows import log_abs_det, normal
 
 
 def random_layer(layer, seed=0, noise=0.5):
@@ -130,54 +125,6 @@ def test_realnvp_equals_a_plain_pytorch_twin_with_its_weights(dtype):
     gradients = [torch.autograd.grad(value.mean(), parameters) for value in (ours, theirs)]
     for mine, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, plain, **tolerance)
-
-
-def test_actnorm_takes_mean_and_variance_of_the_first_training_batch():
-    norm = ActNorm(3).double()
-    x = 5.0 + 2.0 * normal(50, 3, 2, 2)
-    assert torch.equal(norm.eval().inverse(x)[0], x), "it must wait for training"
-    z, _ = norm.train().inverse(x)
-    torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(3).double(), rtol=0, atol=1e-12)
-    torch.testing.assert_close(z.var((0, 2, 3), unbiased=False), torch.ones(3).double(), rtol=0, atol=1e-9)
-    state = copy.deepcopy(norm.state_dict())
-    norm.inverse(x + 100.0)
-    assert all(torch.equal(state[name], value) for name, value in norm.state_dict().items())
-
-
-def test_actnorm_stays_initialised_after_loading():
-    norm = ActNorm(2).double()
-    norm.inverse(3.0 + normal(20, 2))
-    again = ActNorm(2).double()
-    again.load_state_dict(norm.state_dict())
-    again.train().inverse(50.0 + normal(20, 2))
-    assert torch.equal(again.shift, norm.shift)
-    fresh = ActNorm(2).double()
-    again.load_state_dict(fresh.state_dict())
-    again.inverse(50.0 + normal(20, 2))
-    assert (again.shift > 40.0).all(), "an uninitialised state must be initialised again"
-
-
-def test_actnorm_takes_the_statistics_of_all_processes(monkeypatch):
-    mine, theirs = 1.0 + normal(30, 2), -2.0 + 3.0 * normal(30, 2, seed=1)
-
-    def all_reduce(statistics):
-        mean = theirs.mean(0)
-        statistics += torch.stack((mean, theirs.var(0, unbiased=False), mean.square()))
-
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
-    norm = ActNorm(2).double()
-    norm.inverse(mine)
-    together = torch.cat((mine, theirs))
-    torch.testing.assert_close(norm.shift.detach(), together.mean(0))
-    torch.testing.assert_close(norm.log_scale.detach().exp(), together.std(0, unbiased=False))
-
-
-def test_actnorm_with_a_constant_channel_stays_finite():
-    norm = ActNorm(2)
-    z, log_det = norm.inverse(torch.ones(8, 2))
-    assert z.isfinite().all() and log_det.isfinite().all()
 
 
 @pytest.mark.parametrize("parametrization", ["lu", "plain"])

@@ -49,6 +49,10 @@ def make(name: str, *, seed: int = 0, noise: float = 0.1, dtype: torch.dtype = t
     return flow
 
 
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
 def points(flow: Flow, n: int = 4, *, seed: int = 1) -> Tensor:
     """Points the flow accepts: inside the unit cube for images with levels."""
     generator = torch.Generator().manual_seed(seed)
