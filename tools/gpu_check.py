@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from gpu_logs import TOO_SLOW, judge, read_report
+from gpu_machine import ROOT, commit, machine, slug
 from gpu_parts import finished, run_parts
 
-ROOT = Path(__file__).resolve().parent.parent
 LOGS = ROOT / "build" / "gpu_check"
 STAGE_SECONDS = 470
 BENCH_SECONDS = 330  # after which no further row begins
@@ -60,37 +60,10 @@ PASSES: dict[str, tuple[float, list[str]]] = {
 }
 """Seconds of a benchmark at most, and what it measures: the headlines of all of them, without torch.compile, which
 takes most of their time and is in no target; only then every size."""
-MACHINE_FACTS = """
-import json, platform, torch
-gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
-print(json.dumps({
-    "gpu": gpu and gpu.name, "capability": gpu and f"{gpu.major}.{gpu.minor}",
-    "memory_gb": gpu and round(gpu.total_memory / 1e9, 1), "torch": torch.__version__, "cuda": torch.version.cuda,
-    "python": platform.python_version(),
-}))
-"""
 
 
 def say(line: str) -> None:
     print(f"gpu-check: {line}", flush=True)
-
-
-def machine() -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-c", MACHINE_FACTS], capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
-    if done.returncode != 0:
-        raise SystemExit(
-            f"gpu-check: {sys.executable} cannot import torch; name the Python that has it: make PYTHON=... gpu-check"
-        )
-    facts = json.loads(done.stdout.splitlines()[-1])
-    if facts["gpu"] is None:
-        raise SystemExit(f"gpu-check: no GPU: torch {facts['torch']} sees no CUDA device, so nothing was checked")
-    return facts
-
-
-def slug(device: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
 
 
 def run(name: str, command: list[str], seconds: float, **variables: str) -> tuple[int, str]:
@@ -234,15 +207,6 @@ def stored(results: Path) -> dict[str, Any]:
     """What the stages found last."""
     path = results / "gpu_check.json"
     return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.exists() else {}
-
-
-def commit() -> str | None:
-    """Whose sources are measured; None where git does not know, or they differ from the commit."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "python")]
-    from benchmarks.machine import commit, names_sources
-
-    found = commit()
-    return found if names_sources(found) else None
 
 
 def missed_targets(results: Path) -> tuple[list[str], int]:
