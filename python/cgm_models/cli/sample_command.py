@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..training.files import write_atomic
 from ..training.run import RunDirectory
+from .of_models import check_taken, spellings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,8 @@ def sample(
     if n < 1:
         raise ValueError(f"-n must be at least 1: got {n}")
     model = load(run.model_path)
-    _check_taken(model, given)
+    arguments = inspect.signature(model.sample).parameters
+    check_taken(model, given, [name for name in _OF_MODELS if name in arguments], "whose samples take")
     if labels is not None and contexts is not None:
         raise ValueError("--label and --context both say what to condition on: choose one of them")
     context = None if labels is None else _label_context(labels, n, facts, model.context_dim)
@@ -130,18 +132,6 @@ def _number_context(contexts: list[list[float]], n: int, context_dim: int) -> Te
     return torch.tensor(contexts, dtype=torch.float64)[torch.arange(n) % len(contexts)]
 
 
-def _check_taken(model: Any, given: dict[str, Any]) -> None:
-    taken = inspect.signature(model.sample).parameters
-    for name in given:
-        if name not in taken:
-            options = ", ".join(_flag(other) for other in _OF_MODELS if other in taken) or "none of its own"
-            raise ValueError(f"{_flag(name)} is not for {type(model).__name__}, whose samples take {options}")
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _joined(arguments: list[str]) -> list[str]:
     """``--context=-1,2`` for ``--context -1,2``, which argparse takes for another option."""
     joined: list[str] = []
@@ -178,6 +168,6 @@ def _parser() -> argparse.ArgumentParser:
     text = "numbers to condition on, as 0.5,-1; several times for contexts in turn"
     parser.add_argument("--context", action="append", type=_numbers, metavar="NUMBERS", help=text)
     for name, (kind, text) in _OF_MODELS.items():
-        parser.add_argument(*dict.fromkeys((_flag(name), f"--{name}")), dest=name, type=kind, help=text)
+        parser.add_argument(*spellings(name), dest=name, type=kind, help=text)
     parser.add_argument("--seed", type=int, default=0, help="fixes the samples (default: 0)")
     return parser

@@ -63,7 +63,7 @@ def score(samples: Tensor, data: Dataset, *, n_permutations: int = 199) -> dict[
 
 
 @torch.no_grad()
-def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
+def likelihood(model: GenerativeModel, data: Dataset, **trace: Any) -> dict[str, float]:
     """The mean of −log p over the held-out part, in nats, where the model has a density.
 
     Beside it, of sets whose law p* is known, the mean of log p* − log p over the same points. Of a model of images
@@ -71,7 +71,7 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
     estimated, the error of that, which is part of the other errors too. Of a continuous flow, the steps are halved
     until that moves the mean by less than 1e-3, and else there is no likelihood; how much it moved stands beside it,
     and how often the field was evaluated for the last points. The same holds for the standard error that probes leave
-    on the mean where they estimate the trace.
+    on the mean where they estimate the trace; ``trace`` are arguments of ``converge``, by which it is taken.
     """
     given: tuple[Tensor, ...] = (data.test_x,)
     if model.context_dim and data.test_context is not None:
@@ -85,7 +85,7 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
                 torch.manual_seed(0)
                 return torch.cat([measure(*chunk) for chunk in chunks])
 
-        values, settled = _settled(model, bits)
+        values, settled = _settled(model, bits, trace)
         return settled if values is None else _mean("bits_per_dim", values) | settled
     common = 0.0
     annealing: Any = getattr(model, "log_likelihood", None)
@@ -95,7 +95,7 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
         beside = {"log_z_error": common}
     else:
         try:
-            values, settled = _settled(model, lambda: torch.cat([model.log_prob(*chunk) for chunk in chunks]))
+            values, settled = _settled(model, lambda: torch.cat([model.log_prob(*chunk) for chunk in chunks]), trace)
         except NotImplementedError:
             return {}
         if values is None:
@@ -105,14 +105,16 @@ def likelihood(model: GenerativeModel, data: Dataset) -> dict[str, float]:
     return _mean("nll", nll, common) | excess | beside
 
 
-def _settled(model: GenerativeModel, evaluate: Callable[[], Tensor]) -> tuple[Tensor | None, dict[str, float]]:
+def _settled(
+    model: GenerativeModel, evaluate: Callable[[], Tensor], trace: dict[str, Any]
+) -> tuple[Tensor | None, dict[str, float]]:
     """What ``evaluate`` gives; of a continuous flow where its steps no longer matter, None where they always do."""
     from ..cnf import ContinuousFlow, NotConvergedError, converge
 
     if not isinstance(model, ContinuousFlow):
         return evaluate(), {}
     try:
-        found = converge(model, evaluate)
+        found = converge(model, evaluate, **trace)
     except NotConvergedError as error:
         return None, {"step_change": error.change} | _of_probes(error.probe_error)
     settled = {"step_change": found.change} | _of_probes(found.probe_error)
