@@ -8,7 +8,7 @@ from .coupling.mlp import CouplingLayer, affine_coupling_mlp, affine_coupling_st
 from .coupling.op import affine_coupling, affine_coupling_event, affine_coupling_inverse
 from .divergence.flow_op import FlowResult, mlp_flow
 from .divergence.hutchinson import hutchinson_divergence, hutchinson_probes
-from .divergence.op import mlp_divergence
+from .divergence.op import mlp_divergence, mlp_value
 from .divergence.potential import potential_divergence, potential_gradient, potential_value
 from .divergence.potential_flow import PotentialFlow, potential_flow
 from .divergence.runge_kutta import runge_kutta_error, runge_kutta_update
@@ -49,6 +49,7 @@ __all__ = [
     "masked_mlp_inverse",
     "mlp_divergence",
     "mlp_flow",
+    "mlp_value",
     "normal",
     "potential_divergence",
     "potential_flow",

@@ -68,6 +68,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("masked_mlp_affine", &cgm::coupling::masked_mlp_affine, no_gil);
   m.def("masked_mlp_inverse", &cgm::coupling::masked_mlp_inverse, no_gil);
   m.def("mlp_divergence", &cgm::divergence::mlp_divergence, no_gil);
+  m.def("mlp_value", &cgm::divergence::mlp_value, no_gil);
   m.def("potential_divergence", &cgm::divergence::potential_divergence, no_gil);
   m.def("potential_flow", &cgm::divergence::potential_flow, no_gil);
   m.def("runge_kutta_error", &cgm::divergence::runge_kutta_error, no_gil);

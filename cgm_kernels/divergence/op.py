@@ -33,7 +33,7 @@ from . import checks, packing, reference
 from .operators import backend_of
 from .packing import Film
 
-__all__ = ["mlp_divergence"]
+__all__ = ["mlp_divergence", "mlp_value"]
 
 _INDEX = {name: index for index, name in enumerate(ACTIVATIONS)}
 
@@ -78,19 +78,53 @@ def mlp_divergence(
     """
     layers = listed("weights", weights), listed("biases", biases)
     exact, residual, frobenius = flag("exact", exact), flag("residual", residual), flag("frobenius", frobenius)
-    found = _eager(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
-    if found is not None:
-        return found
-    return _divergence(x, *layers, activation, probes, exact, t, context, residual, film, frobenius)
+    if (probes is None) is exact:
+        found = _eager(x, *layers, activation, probes, True, t, context, residual, film, frobenius)
+        if found is not None:
+            return found
+    return _run(x, *layers, activation, probes, exact, True, t, context, residual, film, frobenius)
+
+
+def mlp_value(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    *,
+    activation: str = "tanh",
+    t: Tensor | float | None = None,
+    context: Tensor | None = None,
+    residual: bool = False,
+    film: Film | None = None,
+) -> Tensor:
+    """The value of a perceptron v(x), without its divergence: what a sample needs of a vector field.
+
+    Args:
+        x, weights, biases, activation, t, context, residual, film: as in :func:`mlp_divergence`.
+
+    Returns:
+        v (B, d), differentiable in all tensors.
+
+    Raises:
+        TypeError, ValueError: naming the argument that has a wrong type, dtype, device, shape or value.
+    """
+    layers = listed("weights", weights), listed("biases", biases)
+    residual = flag("residual", residual)
+    found = _eager(x, *layers, activation, None, False, t, context, residual, film, False)
+    if found is None:
+        found = _run(x, *layers, activation, None, False, False, t, context, residual, film, False)
+    return found[0]
 
 
 def _eager(
-    x: Tensor, weights: list[Tensor], biases: list[Tensor | None], activation: str, probes: Tensor | None, exact: bool,
-    t: Tensor | float | None, context: Tensor | None, residual: bool, film: Film | None, frobenius: bool,
+    x: Tensor, weights: list[Tensor], biases: list[Tensor | None], activation: str, probes: Tensor | None,
+    measured: bool, t: Tensor | float | None, context: Tensor | None, residual: bool, film: Film | None,
+    frobenius: bool,
 ) -> tuple[Tensor, ...] | None:  # fmt: skip
-    """What the CPU kernel gives an eager call; None where the arguments are wrong or not for it."""
+    """What the CPU kernel gives an eager call, of one not ``measured`` the value alone; None where the arguments are
+    wrong or not for it. Without probes the trace is exact.
+    """
     index = _INDEX.get(activation) if isinstance(activation, str) else None
-    if torch.compiler.is_compiling() or index is None or film is not None or (probes is None) is not exact:
+    if torch.compiler.is_compiling() or index is None or film is not None:
         return None
     if not isinstance(x, Tensor) or x.device.type != "cpu" or backends.select("cpu") != "native" or autocasts("cpu"):
         return None
@@ -98,6 +132,9 @@ def _eager(
     if number is not None and (isinstance(number, bool) or not isinstance(number, (int, float))):
         return None
     try:
+        if not measured:
+            value = _C.mlp_value(x, weights, biases, moment, number, context, index, residual)
+            return None if value is None else (value,)
         found = _C.mlp_divergence(x, weights, biases, probes, moment, number, context, index, residual, frobenius)
     except TypeError:  # an argument of a wrong type: said better by the checks
         return None
@@ -105,13 +142,14 @@ def _eager(
 
 
 @outside_autocast
-def _divergence(
+def _run(
     x: Tensor,
     weights: list[Tensor],
     biases: list[Tensor | None],
     activation: str,
     probes: Tensor | None,
     exact: bool,
+    measured: bool,
     t: Tensor | float | None,
     context: Tensor | None,
     residual: bool,
@@ -120,7 +158,7 @@ def _divergence(
 ) -> tuple[Tensor, ...]:
     checks.points(x)
     choice("activation", activation, ACTIVATIONS)
-    checks.estimate(probes, exact, x)
+    checks.estimate(probes, exact, x, required=measured)
     checks.time(t, x)
     checks.context(context, x)
     n_others = (t is not None) + (0 if context is None else context.shape[-1])
@@ -130,9 +168,11 @@ def _divergence(
     shared = film is not None and all(entry is None or entry[0].dim() + entry[1].dim() == 2 for entry in film)
     if film is not None and shared and x.dtype not in HALVES:  # of those the scaled weights would be rounded
         weights, biases, film = *packing.folded(film, weights, biases), None
-        found = _eager(x, weights, biases, activation, probes, exact, t, context, residual, None, frobenius)
+        found = _eager(x, weights, biases, activation, probes, measured, t, context, residual, None, frobenius)
         if found is not None:
             return found
+    if not measured:
+        probes = x.new_empty((0, *x.shape))  # no probe, no divergence
     beyond = beyond_kernels(x, weights, biases, t, context, film)
     backend = "reference" if beyond else backend_of("mlp_divergence", x.device.type, len(weights))
     tensors, dtype = [x, weights, biases, probes, t, context, film], x.dtype

@@ -156,8 +156,8 @@ class Worker {
 };
 
 template <typename scalar_t>
-NetworkOptions options_of(const Batch<scalar_t>& batch, bool frobenius) {
-  return {batch.exact, frobenius, batch.film_rows > 0};
+NetworkOptions options_of(const Batch<scalar_t>& batch, bool frobenius, bool gradient) {
+  return {batch.exact, frobenius, batch.film_rows > 0, gradient, batch.probes > 0};
 }
 
 }  // namespace
@@ -165,7 +165,7 @@ NetworkOptions options_of(const Batch<scalar_t>& batch, bool frobenius) {
 template <typename scalar_t>
 void mlp_divergence_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>& batch, const Divergence<scalar_t>& result,
                         const Parallel& parallel) {
-  const Network<scalar_t> network(mlp, options_of(batch, result.frobenius != nullptr));
+  const Network<scalar_t> network(mlp, options_of(batch, result.frobenius != nullptr, /*gradient=*/false));
   const int64_t rows = rows_of_cut(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
   const auto run = [&](int64_t begin, int64_t end) {
     const Worker<scalar_t> worker(network, batch, kept_of_row(mlp, batch.probes), /*backward=*/false);
@@ -178,7 +178,7 @@ void mlp_divergence_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>& batch, 
 template <typename scalar_t>
 void mlp_divergence_backward_cpu(const Mlp<scalar_t>& mlp, const Batch<scalar_t>& batch,
                                  const DivergenceGradient<scalar_t>& gradient, const Parallel& parallel) {
-  const Network<scalar_t> network(mlp, options_of(batch, gradient.frobenius != nullptr));
+  const Network<scalar_t> network(mlp, options_of(batch, gradient.frobenius != nullptr, /*gradient=*/true));
   const int64_t rows = rows_of_cut(batch.rows, batch.probes), tiles = (batch.rows + rows - 1) / rows;
   // Each part of the batch has sums of its own, so that the result does not depend on timing.
   const int64_t parts = std::max<int64_t>(std::min<int64_t>(parallel.threads, tiles), 1);

@@ -1,7 +1,17 @@
 // Eager autograd of the perceptron's divergence; everything but plain eager calls takes the registered operator.
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/elu.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/leaky_relu.h>
+#include <ATen/ops/linear.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/softplus.h>
+#include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -21,6 +31,9 @@ namespace {
 
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
+constexpr int64_t most_packed = 1 << 15;      // weights that are packed for any number of rows
+constexpr int64_t most_packed_of_row = 4096;  // and for each row of x
+
 using TensorRows = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 // (1 or B, H_1) of a bias (H_1) or of sums by row.
@@ -142,19 +155,20 @@ at::Tensor first_addition(const at::Tensor& weight, const OptionalTensor& bias, 
   return context ? added + at::matmul(*context, weight.narrow(1, d, weight.size(1) - d).t()) : added;
 }
 
-}  // namespace
+// What the kernel takes of an eager call: sums of the first layer, then W_1, W_2, b_2, …
+struct EagerCall {
+  at::Tensor added;
+  std::vector<at::Tensor> layers;
+  bool wants_gradient = false;
+};
 
-std::optional<std::vector<at::Tensor>> mlp_divergence(const at::Tensor& x, const std::vector<at::Tensor>& weights,
-                                                      const std::vector<OptionalTensor>& biases,
-                                                      const OptionalTensor& probes, const OptionalTensor& t,
-                                                      std::optional<double> time, const OptionalTensor& context,
-                                                      int64_t activation, bool residual, bool frobenius) {
+// Nothing where an argument is wrong or not for the kernel.
+std::optional<EagerCall> eager_call(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                                    const std::vector<OptionalTensor>& biases, const OptionalTensor& t,
+                                    std::optional<double> time, const OptionalTensor& context) {
   if (!plain_eager(x) || !x.is_cpu() || x.layout() != at::kStrided || x.dim() != 2 || x.size(1) == 0) return {};
   if (x.scalar_type() != at::kFloat && x.scalar_type() != at::kDouble) return {};
   const int64_t batch = x.size(0), d = x.size(1);
-  if (probes && (!fits(x, *probes) || probes->dim() != 3 || probes->size(0) == 0 || probes->size(1) != batch ||
-                 probes->size(2) != d || probes->requires_grad()))
-    return {};
   if (t && (!fits(x, *t) || t->dim() > 1 || (t->dim() == 1 && t->size(0) != batch))) return {};
   if (context && (!fits(x, *context) || context->dim() < 1 || context->dim() > 2 ||
                   (context->dim() == 2 && context->size(0) != batch)))
@@ -162,21 +176,94 @@ std::optional<std::vector<at::Tensor>> mlp_divergence(const at::Tensor& x, const
   if (time && !std::isfinite(*time)) return {};
   const int64_t others = (t || time ? 1 : 0) + (context ? context->size(-1) : 0);
   if (!right_layers(x, weights, biases, others)) return {};
-  const auto added = first_addition(weights[0], biases[0], d, t, time, context);
-  std::vector<at::Tensor> layers{others == 0 ? weights[0] : weights[0].narrow(1, 0, d)};
+  EagerCall call{first_addition(weights[0], biases[0], d, t, time, context), {}};
+  auto& layers = call.layers;
+  layers.push_back(others == 0 ? weights[0] : weights[0].narrow(1, 0, d));
   for (size_t k = 1; k < weights.size(); ++k)
     layers.push_back(weights[k]), layers.push_back(bias_of(biases[k], weights[k]));
-  const bool wanted =
+  call.wants_gradient =
       at::GradMode::is_enabled() &&
-      (x.requires_grad() || added.requires_grad() ||
+      (x.requires_grad() || call.added.requires_grad() ||
        std::any_of(layers.begin(), layers.end(), [](const at::Tensor& one) { return one.requires_grad(); }));
-  if (wanted) return MlpDivergence::apply(x, added, at::TensorList(layers), probes, activation, residual, frobenius);
+  return call;
+}
+
+// Where a few rows are far less work than packing the weights is.
+bool packing_pays(const EagerCall& call, int64_t rows) {
+  int64_t numbers = 0;
+  for (const auto& tensor : call.layers) numbers += tensor.numel();
+  return numbers < most_packed || numbers < most_packed_of_row * rows;
+}
+
+at::Tensor activated(const at::Tensor& sums, ActivationKind kind) {
+  switch (kind) {
+    case ActivationKind::tanh:
+      return at::tanh(sums);
+    case ActivationKind::softplus:
+      return at::softplus(sums);
+    case ActivationKind::silu:
+      return at::silu(sums);
+    case ActivationKind::gelu:
+      return at::gelu(sums);
+    case ActivationKind::relu:
+      return at::relu(sums);
+    case ActivationKind::leaky_relu:
+      return at::leaky_relu(sums);
+    case ActivationKind::elu:
+      return at::elu(sums);
+    default:
+      return at::sin(sums);
+  }
+}
+
+// The value in PyTorch's operators.
+at::Tensor composed_value(const EagerCall& call, const at::Tensor& x, int64_t activation, bool residual) {
+  const auto& layers = call.layers;
+  at::Tensor sums = at::matmul(x, layers[0].t()) + call.added, below;
+  for (size_t k = 1; k < layers.size(); k += 2) {
+    auto h = activated(sums, static_cast<ActivationKind>(activation));
+    if (residual && below.defined() && below.size(1) == h.size(1)) h = h + below;
+    sums = at::linear(below = h, layers[k], layers[k + 1]);
+  }
+  return sums;
+}
+
+// The value, the divergence and, with `frobenius`, the squared norm.
+std::vector<at::Tensor> run(const EagerCall& call, const at::Tensor& x, const OptionalTensor& probes,
+                            int64_t activation, bool residual, bool frobenius) {
+  const at::TensorList layers(call.layers);
+  if (call.wants_gradient) return MlpDivergence::apply(x, call.added, layers, probes, activation, residual, frobenius);
   const auto options = options_of(x, layers, activation, residual, frobenius);
-  auto found =
-      mlp_forward(x, probes.value_or(at::Tensor()), parameters_of(layers), as_rows(added), {}, options, /*keep=*/false);
+  auto found = mlp_forward(x, probes.value_or(at::Tensor()), parameters_of(layers), as_rows(call.added), {}, options,
+                           /*keep=*/false);
   std::vector<at::Tensor> result{found.value, found.divergence};
   if (frobenius) result.push_back(found.frobenius);
   return result;
+}
+
+}  // namespace
+
+std::optional<std::vector<at::Tensor>> mlp_divergence(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                                                      const std::vector<OptionalTensor>& biases,
+                                                      const OptionalTensor& probes, const OptionalTensor& t,
+                                                      std::optional<double> time, const OptionalTensor& context,
+                                                      int64_t activation, bool residual, bool frobenius) {
+  const auto call = eager_call(x, weights, biases, t, time, context);
+  if (!call) return {};
+  if (probes && (!fits(x, *probes) || probes->dim() != 3 || probes->size(0) == 0 || probes->size(1) != x.size(0) ||
+                 probes->size(2) != x.size(1) || probes->requires_grad()))
+    return {};
+  return run(*call, x, probes, activation, residual, frobenius);
+}
+
+OptionalTensor mlp_value(const at::Tensor& x, const std::vector<at::Tensor>& weights,
+                         const std::vector<OptionalTensor>& biases, const OptionalTensor& t, std::optional<double> time,
+                         const OptionalTensor& context, int64_t activation, bool residual) {
+  const auto call = eager_call(x, weights, biases, t, time, context);
+  if (!call) return {};
+  if (!packing_pays(*call, x.size(0))) return composed_value(*call, x, activation, residual);
+  const auto none = at::empty({0, x.size(0), x.size(1)}, x.options());
+  return run(*call, x, none, activation, residual, /*frobenius=*/false)[0];
 }
 
 }  // namespace cgm::divergence

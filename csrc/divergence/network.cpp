@@ -55,7 +55,9 @@ Network<scalar_t>::Network(const Mlp<scalar_t>& mlp, const NetworkOptions& optio
       leak(static_cast<scalar_t>(mlp.leak)),
       residual(mlp.residual),
       film(options.film),
-      trace(trace_of(mlp, options)) {
+      trace(trace_of(mlp, options)),
+      gradient_(options.gradient),
+      probes_(options.probes) {
   for (int64_t k = 0; k <= layers; ++k) widths[k] = mlp.widths[k], padded[k] = divergence::whole<scalar_t>(widths[k]);
   memory_ = zeroed(place(nullptr));
   place(memory_.get());
@@ -63,12 +65,19 @@ Network<scalar_t>::Network(const Mlp<scalar_t>& mlp, const NetworkOptions& optio
   fill_trace();
 }
 
+// Whether anything reads W_(layer + 1) as it is: products with its transpose, projections of probes, and traces.
+template <typename scalar_t>
+bool Network<scalar_t>::reads_rows(int64_t layer) const {
+  if (gradient_) return true;
+  return trace == Trace::sandwich ? layer == 1 : layer == layers - 1 && (trace != Trace::probes || probes_);
+}
+
 template <typename scalar_t>
 size_t Network<scalar_t>::place(void* base) {
   Workspace workspace(base);
   for (int64_t k = 0; k < layers; ++k) {
     forward[k] = workspace.take<scalar_t>(widths[k] * padded[k + 1]);
-    backward[k] = workspace.take<scalar_t>(widths[k + 1] * padded[k]);
+    backward[k] = reads_rows(k) ? workspace.take<scalar_t>(widths[k + 1] * padded[k]) : nullptr;
     biases[k] = workspace.take<scalar_t>(padded[k + 1]);
   }
   if (trace == Trace::inner) trace_matrix = workspace.take<scalar_t>(padded[1]);
@@ -84,7 +93,8 @@ template <typename scalar_t>
 void Network<scalar_t>::fill(const Mlp<scalar_t>& mlp) {
   for (int64_t k = 0; k < layers; ++k) {
     const int64_t in = widths[k], out = widths[k + 1];
-    for (int64_t row = 0; row < out; ++row) std::copy_n(mlp.weights[k] + row * in, in, backward[k] + row * padded[k]);
+    for (int64_t row = 0; reads_rows(k) && row < out; ++row)
+      std::copy_n(mlp.weights[k] + row * in, in, backward[k] + row * padded[k]);
     transpose(mlp.weights[k], out, in, in, forward[k], padded[k + 1]);
     if (mlp.biases[k] != nullptr) std::copy_n(mlp.biases[k], out, biases[k]);
   }

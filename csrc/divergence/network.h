@@ -33,6 +33,8 @@ struct NetworkOptions {
   bool exact = false;      // the trace
   bool frobenius = false;  // evaluations want |J e|² too
   bool film = false;       // evaluations have film
+  bool gradient = true;    // `differentiate` and `fold` follow
+  bool probes = true;      // `project` is called
 };
 
 template <typename scalar_t>
@@ -43,7 +45,7 @@ class Network {
   int64_t layers = 0;
   int64_t widths[most_layers + 1], padded[most_layers + 1];
   scalar_t* forward[most_layers];    // (widths[k], padded[k + 1]): W_(k+1)ᵀ
-  scalar_t* backward[most_layers];   // (widths[k + 1], padded[k]): W_(k+1)
+  scalar_t* backward[most_layers];   // (widths[k + 1], padded[k]): W_(k+1), where something reads it
   scalar_t* biases[most_layers];     // (padded[k + 1]); zeros of the first layer
   scalar_t* trace_matrix = nullptr;  // inner: the diagonal of W_1 W_2 (padded[1]); sandwich: M (widths[2], padded[1])
   scalar_t* trace_transposed = nullptr;  // sandwich: Mᵀ (widths[1], padded[2])
@@ -60,9 +62,11 @@ class Network {
   bool whole() const;
 
  private:
+  bool reads_rows(int64_t layer) const;
   size_t place(void* base);
   void fill(const Mlp<scalar_t>& mlp);
   void fill_trace();
+  const bool gradient_, probes_;
   std::unique_ptr<void, FreeAligned> memory_;
 };
 

@@ -122,7 +122,7 @@ def directions(results: Sequence[Tensor]) -> list[Tensor]:
 
 
 def divergence_calls() -> list[Call]:
-    """Every way to a trace at one to four layers, FiLM, residuals and norms; every activation; every dtype."""
+    """Every way to a trace, and the value alone, at one to four layers; FiLM, residuals, norms, activations, dtypes."""
     linear, two, three, four = (3, 3), (3, 5, 3), (3, 8, 4, 3), (2, 5, 5, 5, 2)
     ways = [
         Call(),
@@ -133,6 +133,8 @@ def divergence_calls() -> list[Call]:
         Call(probes=None, film="shared", by_row=True),
         Call(probes=None, film="rows", residual=True),
         Call(probes=None, norms=True, by_row=True),
+        Call(probes=0),
+        Call(probes=0, film="rows", residual=True, by_row=True),
     ]
     found = [replace(call, widths=widths) for call in ways for widths in (linear, two, three, four)]
     found += [Call(four, residual=True, by_row=True), Call((5, 8, 4, 8, 5), batch=70), Call(batch=1, film="rows")]

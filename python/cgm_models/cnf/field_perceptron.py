@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cgm_kernels import mlp_divergence, mlp_flow
+from cgm_kernels import mlp_divergence, mlp_flow, mlp_value
 from cgm_kernels.activations import ACTIVATIONS
 from cgm_kernels.divergence.tableaus import TABLEAUS
 
@@ -23,7 +22,6 @@ from .solver import Solution, Solver
 
 TIMES = ("concat", "film", "none")
 CONDITIONINGS = ("concat", "film")
-_SLOPE = 0.01  # of leaky ReLU
 
 
 class Gate(nn.Module):
@@ -109,18 +107,9 @@ class PerceptronField(VectorField):
 
     def forward(self, t: Time, x: Tensor, context: Tensor | None = None) -> Tensor:
         joined, film = self._conditions(t, x, context)
-        h = x if joined is None else torch.cat((x, joined), 1)
-        activate = ACTIVATIONS[self.activation][0]
-        for index, layer in enumerate(self.layers):
-            u = F.linear(h, layer.weight, layer.bias)
-            if film is not None:
-                scale, shift = film[index]
-                u = torch.addcmul(shift, scale, u)
-            if index == len(self.layers) - 1:
-                return u
-            a = activate(u, _SLOPE)
-            h = a + h if self.residual and index and a.shape == h.shape else a
-        raise AssertionError("a perceptron has a last layer")
+        return mlp_value(
+            x, self.weights, self.biases, activation=self.activation, context=joined, residual=self.residual, film=film
+        )
 
     def divergence(
         self,
@@ -170,22 +159,28 @@ class PerceptronField(VectorField):
     def _conditions(
         self, t: Time, x: Tensor, context: Tensor | None
     ) -> tuple[Tensor | None, list[tuple[Tensor, Tensor]] | None]:
-        """What is concatenated to x, (batch, n), and the scale and shift of every layer; None for nothing."""
+        """What is concatenated to x, (batch, n) or (n,), and the scale and shift of every layer; None for nothing."""
         features = None
         if self.time != "none":
             # as_tensor of a number copies it to the device without waiting for it.
             at = torch.as_tensor(t, dtype=x.dtype, device=x.device) if isinstance(t, Tensor) else x.new_full((), t)
             features = self.time_features(at.reshape(-1))
         joined, gating = self._sorted(features, context)
-        joined_rows = [part.expand(len(x), -1) for part in joined]
+        by_row = context is not None and self.conditioning == "film"
         film = None
         if self.gates is not None:
-            by_row = context is not None and self.conditioning == "film"
-            condition = torch.cat([part.expand(len(x) if by_row else 1, -1) for part in gating], 1)
+            condition = _side_by_side(gating, len(x) if by_row else 1)
             film = [gate(condition if by_row else condition[0]) for gate in self.gates]
-        return (torch.cat(joined_rows, 1) if joined_rows else None), film
+        if not joined:
+            return None, film
+        shared = len(joined) == 1 and joined[0] is features and len(features) == 1  # a time alone, for all rows
+        return (joined[0][0] if shared else _side_by_side(joined, len(x))), film
 
     def _sorted(self, features: Tensor | None, context: Tensor | None) -> tuple[list[Tensor], list[Tensor]]:
         """Time and context, of those there are, by how they enter: concatenated, or through the gates."""
         entries: list[tuple[str, Any]] = [(self.time, features), (self.conditioning, context)]
         return tuple([part for how, part in entries if how == kind and part is not None] for kind in CONDITIONINGS)  # type: ignore[return-value]
+
+
+def _side_by_side(parts: Sequence[Tensor], n_rows: int) -> Tensor:
+    return torch.cat([part.expand(n_rows, -1) for part in parts], 1)
