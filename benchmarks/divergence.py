@@ -1,4 +1,5 @@
 """The divergence of a tanh perceptron beside its value: with one probe a point, and exactly; and with all gradients.
+The value alone is what samples are drawn by.
 
 With FiLM each layer is scaled and shifted, as FFJORD's are by the time; where all rows share scale and shift, the best
 that PyTorch can do is to put them into the weights and biases first.
@@ -22,12 +23,12 @@ from cgm_kernels import checks
 
 from . import floor
 from .benchmark import ON_A_GPU, Benchmark, Cell, Target, choose_backend, drawing, with_graph
-from .divergence_peers import PEERS, Pair
+from .divergence_peers import PEERS, Pair, network
 from .oracle import Oracle, floor_of, results
 from .timing import Contender, captured
 
 MODES = {"forward": "forward", "forward_backward": "forward + backward"}
-KINDS = {"hutchinson": "one probe", "exact": "exact trace", "film": "one probe, FiLM"}
+KINDS = {"hutchinson": "one probe", "exact": "exact trace", "film": "one probe, FiLM", "value": "value alone"}
 WIDTHS, DEPTHS, N = (32, 64, 128, 256), (2, 3), 4096
 HEADLINES = [{"kind": "hutchinson", "n": N, "d": d, "width": 64, "hidden": depth} for d in (2, 64) for depth in DEPTHS]
 GRID = (
@@ -46,6 +47,7 @@ GRID = (
         for depth in DEPTHS
     ]
     + [{"kind": "film", "n": n, "d": d, "width": 64, "hidden": 2} for n in (1, 16, 256, N) for d in (2, 64)]
+    + [{"kind": "value", "n": n, "d": 64, "width": width, "hidden": 3} for n in (1, 16, 256, N) for width in (64, 256)]
 )
 QUICK_GRID = (
     HEADLINES
@@ -66,6 +68,7 @@ TITLES = {
 }
 OURS = ("native", "triton", "reference", "native_graph")
 WAYS = ("eager", "vjp", "jvp")
+Method = Callable[..., tuple[Tensor, ...]]
 
 
 def ours(probes: Tensor | None, x: Tensor, *layers: Tensor, film: Sequence[Tensor] = ()) -> Pair:
@@ -74,6 +77,14 @@ def ours(probes: Tensor | None, x: Tensor, *layers: Tensor, film: Sequence[Tenso
         x, layers[::2], layers[1::2], probes=probes, exact=probes is None, film=pairs
     )
     return value, divergence
+
+
+def value(probes: None, x: Tensor, *layers: Tensor) -> tuple[Tensor]:
+    return (cgm_kernels.mlp_value(x, layers[::2], layers[1::2]),)
+
+
+def plain_value(probes: None, x: Tensor, *layers: Tensor) -> tuple[Tensor]:
+    return (network(x, layers),)
 
 
 def within(layers: Sequence[Tensor], film: Sequence[Tensor]) -> list[Tensor]:
@@ -101,9 +112,11 @@ class Problem:
             self.inputs += [draw(width).sigmoid(), draw(width, scale=0.1)]
         for one in self.inputs:
             one.requires_grad_(self.gradient)
-        self.probes = None if cell["kind"] == "exact" else draw(1, n, d).sign()
-        self.cotangents = (draw(n, d), draw(n)) if self.gradient else None
-        self.oracle = Oracle(cell, functools.partial(self._call, PEERS["eager"]), self.inputs, self.cotangents)
+        self.valued = cell["kind"] == "value"
+        self.probes = draw(1, n, d).sign() if cell["kind"] in ("hutchinson", "film") else None
+        cotangents = (draw(n, d), *([] if self.valued else [draw(n)]))
+        self.cotangents = cotangents if self.gradient else None
+        self.oracle = Oracle(cell, functools.partial(self._call, self._peer()), self.inputs, self.cotangents)
 
     def contender(self, name: str, check: bool = True) -> Contender:
         """The named contender; with ``check`` its results must first agree with PyTorch eager in float64."""
@@ -117,15 +130,19 @@ class Problem:
         call = captured(name, lambda index: results(method, self.inputs, self.cotangents))
         return Contender(name, call=call, prepare=prepare)
 
-    @staticmethod
-    def _method(name: str) -> Callable[..., Pair]:
+    def _peer(self, name: str = "eager") -> Method:
+        return plain_value if self.valued else PEERS[name]
+
+    def _method(self, name: str) -> Method:
         if name == "compile":
             torch._dynamo.reset()  # sizes must not count against the limit of recompilations
-            return torch.compile(PEERS["eager"], fullgraph=True, dynamic=False)
+            return torch.compile(self._peer(), fullgraph=True, dynamic=False)
         checks.choice("name", name, (*PEERS, *OURS))
-        return PEERS.get(name, ours)
+        if name in PEERS:
+            return self._peer(name)
+        return value if self.valued else ours
 
-    def _call(self, method: Callable[..., Pair], x: Tensor, *parameters: Tensor) -> Pair:
+    def _call(self, method: Method, x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
         probes = None if self.probes is None else self.probes.to(x.dtype)
         n_layers = len(parameters) - self.n_film
         layers, film = parameters[:n_layers], parameters[n_layers:]
@@ -134,7 +151,8 @@ class Problem:
         return method(probes, x, *(within(layers, film) if film else layers))
 
     def _products(self) -> Callable[[int], None]:
-        return floor.perceptron_products(2 * self.cell["n"], self.widths, self.device, gradient=self.gradient)
+        rows = self.cell["n"] * (1 if self.valued else 2)
+        return floor.perceptron_products(rows, self.widths, self.device, gradient=self.gradient)
 
 
 def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
@@ -143,6 +161,8 @@ def why_not(name: str, cell: Cell, mode: str, quick: bool) -> str | None:
         return "compiled only at the headline sizes of a full run"
     if name == "floor_gemm" and cell["kind"] == "exact":
         return "the exact trace needs no particular products"
+    if name in ("vjp", "jvp") and cell["kind"] == "value":
+        return "it has no divergence"
     return None
 
 

@@ -17,7 +17,7 @@ def as_it_was():
 
 
 CELLS = {
-    divergence: ["hutchinson:20x3x16x2", "exact:20x3x16x3", "film:20x3x16x2"],
+    divergence: ["hutchinson:20x3x16x2", "exact:20x3x16x3", "film:20x3x16x2", "value:20x3x16x2"],
     potential: ["divergence:20x3x16", "flow:20x3x16"],
     runge_kutta: [f"{kind}:100" for kind in runge_kutta.KINDS],
     models: [f"{kind}:5x2" for kind in models.CONTINUOUS_KINDS if kind != "FFJORD_40"],
