@@ -94,10 +94,11 @@ def beyond_kernels(*values: Any) -> bool:
     """Whether derivatives may be asked of a call on ``values`` that only the reference gives.
 
     Those are forward-mode ones, where a tensor, in lists too, has a tangent, and transforms of transforms: inside of
-    torch.func.jvp or of two of grad, vjp and the like, as of hessian.
+    torch.func.jvp or of two of grad, vjp and the like, as of hessian. In a compiled graph they are all transforms:
+    Dynamo breaks on a Function with rules of its own for them (PyTorch's issues 129845 and 174067), or loses the rules.
     """
     if torch.compiler.is_compiling():
-        return False
+        return torch._C._are_functorch_transforms_active()
     if torch._C._are_functorch_transforms_active():
         kinds = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
         return TransformType.Jvp in kinds or kinds.count(TransformType.Grad) > 1 or forward_ad._current_level >= 0
@@ -117,9 +118,9 @@ def transformed(*values: Any) -> bool:
 
     This is for operators without rules for transforms; those that have them ask :func:`beyond_kernels`.
     """
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._are_functorch_transforms_active() or (forward_ad._current_level >= 0 and _is_dual(values))
+    if torch._C._are_functorch_transforms_active():
+        return True
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0 and _is_dual(values)
 
 
 def has_tangent(*values: Any) -> bool:

@@ -250,9 +250,12 @@ def _composed(*values: Tensor | float) -> bool:
 
 
 def _batched(*values: Tensor | float) -> bool:
-    """Whether one of them holds the samples of ``torch.func.vmap``, which the operators have no rule for."""
+    """Whether one of them holds the samples of ``torch.func.vmap``, which the operators have no rule for.
+
+    A compiled graph does not tell its transforms apart, of which the operators would drop the tangents: any will do.
+    """
     if torch.compiler.is_compiling():
-        return False
+        return torch._C._are_functorch_transforms_active()
     return any(isinstance(value, Tensor) and _IS_BATCHED(value) for value in values)
 
 
