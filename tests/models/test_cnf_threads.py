@@ -1,7 +1,9 @@
 """Threads that use one continuous flow at the same time, and ask different things of it."""
 
 import copy
+import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -115,3 +117,43 @@ def test_a_compiled_flow_follows_the_thread():
         fine = flow.log_prob(x)
         torch.testing.assert_close(compiled(x), fine, rtol=1e-13, atol=1e-13)
     assert not torch.allclose(compiled(x), fine, rtol=1e-13, atol=1e-13)
+
+
+@torch.no_grad()
+def test_evaluations_are_counted_for_the_thread_that_makes_them():
+    flow = make("concat")
+    layer = flow.transform.layers[0]
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
+    flow.log_prob(x)
+    once = flow.n_evaluations
+
+    def other():
+        before = flow.n_evaluations
+        with flow.refined(1):
+            flow.log_prob(x)
+        return before, flow.n_evaluations, layer.n_evaluations
+
+    with ThreadPoolExecutor(1) as pool:
+        before, theirs, of_layer = pool.submit(other).result()
+        assert before == 0 and theirs == 2 * once and flow.n_evaluations == once > 0
+        assert pool.submit(lambda: flow.n_evaluations).result() == theirs >= of_layer
+    for again in (copy.deepcopy(flow), pickle.loads(pickle.dumps(flow))):
+        assert again.n_evaluations == once
+        with again.refined(2):
+            again.log_prob(x)
+        assert again.n_evaluations == 4 * once and flow.n_evaluations == once
+
+
+@torch.no_grad()
+def test_a_compiled_flow_counts_its_evaluations():
+    flow = make("concat")
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0)).double()
+    flow.log_prob(x)
+    once = flow.n_evaluations
+    counter = torch._dynamo.testing.CompileCounter()
+    compiled = torch.compile(flow.log_prob, backend=counter, fullgraph=True)
+    for halvings in (0, 1, 0, 1):
+        with flow.refined(halvings):
+            compiled(x)
+        assert flow.n_evaluations == once * 2**halvings
+    assert counter.frame_count == 2

@@ -40,6 +40,22 @@ class Asked(NamedTuple):
     seen: Seen | None = None
 
 
+class Count(threading.local):
+    """A number of each thread, 0 at first; a copy or a pickle has that of the thread that makes it."""
+
+    def __init__(self) -> None:  # no attribute of the class, as below
+        self._held = {"number": 0}  # Dynamo loses what a graph sets as an attribute of a threading.local
+
+    def set(self, number: int) -> None:
+        self._held["number"] = number
+
+    def get(self) -> int:
+        return self._held["number"]
+
+    def __reduce__(self) -> tuple[type[Count], tuple[()], dict[str, dict[str, int]]]:
+        return Count, (), {"_held": dict(self._held)}
+
+
 class _Thread(threading.local):
     def __init__(self) -> None:  # no attribute of the class: torch 2.11 traces that one and not the thread's
         self.asked: dict[nn.Module, Asked] = {}

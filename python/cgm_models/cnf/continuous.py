@@ -15,7 +15,7 @@ from cgm_kernels.divergence.hutchinson import NOISES
 from ..flows.flow import Flow
 from ..flows.transform import Transform
 from ..options import check_choice, check_whole
-from .asked import asked_of, asking
+from .asked import Count, asked_of, asking
 from .field import VectorField
 from .solve import solve
 from .solver import Solution, Solver
@@ -53,8 +53,12 @@ class ContinuousTransform(Transform):
         if evaluation_solver is not None:
             self._solvers[False] = evaluation_solver
         self.exact_up_to, self.n_probes, self.noise = exact_up_to, n_probes, noise
-        self.n_evaluations = 0
-        """Of the field in the last solve, by whichever thread, its gradient aside."""
+        self._evaluations = Count()
+
+    @property
+    def n_evaluations(self) -> int:
+        """Of the field in the last solve that this thread made, its gradient aside."""
+        return self._evaluations.get()
 
     @property
     def solver(self) -> Solver:
@@ -113,7 +117,7 @@ class ContinuousTransform(Transform):
 
     def _solved(self, n_evaluations: int) -> None:
         """To be called after each solve."""
-        self.n_evaluations = n_evaluations
+        self._evaluations.set(n_evaluations)
         if (seen := asked_of(self).seen) is not None:
             seen.solved = True
 
@@ -139,7 +143,7 @@ class ContinuousFlow(Flow, abstract=True):
 
     @property
     def n_evaluations(self) -> int:
-        """Evaluations of the vector fields in the last pass through the flow, in either direction."""
+        """Evaluations of the vector fields in this thread's last pass through the flow, in either direction."""
         return sum(layer.n_evaluations for layer in self._continuous())
 
     def sample(
@@ -155,7 +159,7 @@ class ContinuousFlow(Flow, abstract=True):
             return super().sample_and_log_prob(n, context, generator)
 
     def refined(self, halvings: int) -> AbstractContextManager[None]:
-        """Within, all steps that this thread makes are halved so many times."""
+        """Within, all steps that this thread makes are halved so many times; those of threads it starts are not."""
         return self.asking(halvings=check_whole("halvings", halvings, 0))
 
     def asking(self, **changes: Any) -> AbstractContextManager[None]:
