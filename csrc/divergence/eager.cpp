@@ -1,5 +1,6 @@
 // Eager autograd of the perceptron's divergence; everything but plain eager calls takes the registered operator.
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/elu.h>
 #include <ATen/ops/empty.h>
@@ -152,7 +153,9 @@ at::Tensor first_addition(const at::Tensor& weight, const OptionalTensor& bias, 
   at::Tensor added = bias_of(bias, weight);
   if (time) added = added + weight.select(1, d++) * *time;
   if (t) added = added + (t->dim() == 1 ? t->unsqueeze(1) : *t) * weight.select(1, d++);
-  return context ? added + at::matmul(*context, weight.narrow(1, d, weight.size(1) - d).t()) : added;
+  if (!context) return added;
+  const auto rest = weight.narrow(1, d, weight.size(1) - d).t();
+  return context->dim() == 2 ? at::addmm(added, *context, rest) : added + at::matmul(*context, rest);
 }
 
 // What the kernel takes of an eager call: sums of the first layer, then W_1, W_2, b_2, …
