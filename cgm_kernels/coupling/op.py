@@ -3,9 +3,10 @@
 Sources: Dinh et al. 2017, "Density estimation using Real NVP"; Kingma & Dhariwal 2018, "Glow"; Kingma et al. 2016,
 "Improved variational inference with inverse autoregressive flow" (the gate). :mod:`cgm_kernels.coupling.scales` lists
 the scale functions. Float tensors of different dtypes promote as in PyTorch; half precision is computed in float32, and
-the log-determinant is float32 then (float64 for float64). The backward recomputes σ and stores nothing but inputs or
-outputs. NaN and infinities propagate as in the formula, within their event. Second derivatives are those of the
-reference's gradients, and forward mode takes the reference, whatever the backend.
+the log-determinant is float32 then (float64 for float64). The backward recomputes σ and stores nothing but the input of
+a map or the output of an inverse: what writes into that one in place before the backward makes it raise, where the
+reference minds no writing into an inverse's output. NaN and infinities propagate as in the formula, within their event.
+Second derivatives are those of the reference's gradients, and forward mode takes the reference, whatever the backend.
 """
 
 from __future__ import annotations

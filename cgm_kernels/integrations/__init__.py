@@ -65,6 +65,9 @@ def patch(library: str) -> Patch:
 
     Second derivatives, as of score matching, are right, in PyTorch's operators. torch.func gets the library's own.
 
+    A coupling's inverse keeps its result for the backward: ``x.mul_(2)`` on a reparametrised sample makes that raise,
+    which it does not in the libraries; write ``x = x * 2``, or into a clone.
+
     Raises:
         ValueError: ``library`` is unknown. ModuleNotFoundError: it is not installed.
         RuntimeError: its version is not one whose behaviour the patch is known to keep.

@@ -196,3 +196,27 @@ def test_results_do_not_depend_on_the_number_of_threads(pair):
     for ones, twos in zip(*found, strict=True):
         for one, two in zip(ones, twos, strict=True):
             torch.testing.assert_close(one, two, rtol=1e-6, atol=2e-5)
+
+
+@pytest.mark.parametrize("pair", fused())
+@pytest.mark.parametrize("call", ["parts", "event"])
+def test_an_inverse_keeps_its_result_and_not_what_it_was_given(call, pair):
+    backend, device = pair
+    y, parameters = (torch.randn(4, 6, device=device) for _ in range(2))
+    parameters.requires_grad_()
+
+    def inverse(y):
+        if call == "event":
+            return cgm_kernels.affine_coupling_event(y, parameters, 3, inverse=True)[0]
+        return cgm_kernels.affine_coupling_inverse(y, parameters, parameters.detach())[0]
+
+    with cgm_kernels.use_backend(backend):
+        (expected,) = torch.autograd.grad(2.0 * inverse(y).sum(), parameters)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(inverse(y).mul_(2.0).sum(), parameters)
+        (of_clone,) = torch.autograd.grad(inverse(y).clone().mul_(2.0).sum(), parameters)
+        given = y.clone()
+        x = 2.0 * inverse(given)
+        given.zero_()
+        torch.testing.assert_close(torch.autograd.grad(x.sum(), parameters)[0], expected)
+    torch.testing.assert_close(of_clone, expected)
