@@ -86,8 +86,8 @@ def test_the_inverse_in_float64_loses_no_more_than_the_rounding_of_its_result(lo
 
 
 def test_gradients_of_the_inverse_wherever_its_root_is():
-    parameters = 3.0 * normal(60, 3 * 4 - 1).requires_grad_()
-    y = torch.linspace(-2.9, 2.9, 60, dtype=torch.float64).requires_grad_()
+    parameters = 3.0 * normal(80, 3 * 4 - 1).requires_grad_()
+    y = torch.linspace(-2.9, 2.9, 80, dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda y, parameters: rational_quadratic_spline(y, parameters, 3.0, inverse=True), (y, parameters)
     )

@@ -61,10 +61,17 @@ def rational_quadratic_spline(
 def _knots(logits: Tensor, bound: float) -> Tensor:
     """(..., K + 1) of x and y: from −bound to bound, increasing."""
     n_bins = logits.shape[-1]
-    sizes = MIN_SIZE + (1.0 - MIN_SIZE * n_bins) * torch.softmax(logits, dim=-1)
+    sizes = MIN_SIZE + (1.0 - MIN_SIZE * n_bins) * _softmax(logits)
     inner = (2.0 * bound) * torch.cumsum(sizes[..., :-1], dim=-1) - bound
     # The ends exactly: rounding must not leave a gap between the last bin and the tail.
     return F.pad(F.pad(inner, (1, 0), value=-bound), (0, 1), value=bound)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    """Over the last dimension; on the CPU PyTorch takes rows shorter than a vector number by number, columns never."""
+    if torch.compiler.is_compiling() or not logits.is_cpu or logits.shape[-1] >= 16 or logits.numel() < 512:
+        return torch.softmax(logits, dim=-1)
+    return torch.softmax(logits.movedim(-1, 0), dim=0).movedim(0, -1)
 
 
 def _slopes(logits: Tensor) -> Tensor:
