@@ -32,17 +32,19 @@ CHECKPOINTED = {kind: f"FFJORD, checkpoint, {FAMILIES[kind]['n_steps']} steps" f
 ADAPTIVE_KINDS = {"FFJORD_dopri5": "FFJORD, dopri5, exact trace", "FFJORD_dopri5_estimate": "FFJORD, dopri5"}
 KINDS = {name: name.replace("_exact", ", exact trace") for name in FAMILIES} | CHECKPOINTED | ADAPTIVE_KINDS
 HEADLINES = [{"kind": kind, "n": 4096, "d": 64} for kind in LAYERS] + [
-    {"kind": "FFJORD", "n": 4096, "d": d} for d in (2, 64)
+    {"kind": kind, "n": 4096, "d": d}
+    for kind, d in (("FFJORD", 2), ("FFJORD", 64), ("FFJORD_dopri5", 2), ("FFJORD_dopri5_estimate", 64))
 ]
 GRID = [{"kind": kind, "n": n, "d": d} for kind in LAYERS for n, d in ((4096, 64), (512, 2), (512, 16))] + [
     {"kind": kind, "n": 512 if kind == "Glow" else 4096, "d": 64}
     for kind in FAMILIES
     if kind not in LAYERS and kind not in CONTINUOUS_KINDS
 ]
-GRID += [cell for cell in HEADLINES if cell not in GRID]
-GRID += [
-    {"kind": kind, "n": n, "d": d} for kind in ("FFJORD_exact", "FFJORD_dopri5") for n, d in ((4096, 2), (512, 16))
-]
-GRID += [{"kind": "FFJORD_dopri5_estimate", "n": n, "d": d} for n, d in ((4096, 2), (4096, 64), (512, 16))]
+_FFJORD_SIZES = {
+    "FFJORD": ((4096, 2), (4096, 64)),
+    **dict.fromkeys(("FFJORD_exact", "FFJORD_dopri5"), ((4096, 2), (512, 16))),
+    "FFJORD_dopri5_estimate": ((4096, 2), (4096, 64), (512, 16)),
+}
+GRID += [{"kind": kind, "n": n, "d": d} for kind, sizes in _FFJORD_SIZES.items() for n, d in sizes]
 # The last is a quick run's. Points of 64 dimensions tell a state kept for each step, 1 MB, from none.
 MEMORY_CELLS = [{"kind": kind, "n": 4096, "d": 64} for kind in ("FFJORD", *CHECKPOINTED, "RealNVP")]
