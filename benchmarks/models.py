@@ -270,8 +270,8 @@ BENCHMARK = Benchmark(
     libraries=("zuko", "normflows", "nflows", "torchdiffeq"),
     note=(
         "normflows draws samples with their densities, which the others leave out; zuko's splines are couplings of its "
-        "parts, as its own NSF is autoregressive. Beside dopri5 zuko's CNF has the field of ours, and its own tolerances; "
-        "to save memory it makes its steps again in the backward."
+        "parts, as its own NSF is autoregressive. Beside dopri5 zuko's CNF has the field of ours, and its own "
+        "tolerances; to save memory it makes its steps again in the backward."
     ),
     axis_title="points",
     curve={"kind": "RealNVP", "d": 64},
