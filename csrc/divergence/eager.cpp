@@ -222,7 +222,8 @@ at::Tensor activated(const at::Tensor& sums, ActivationKind kind) {
 // The value in PyTorch's operators.
 at::Tensor composed_value(const EagerCall& call, const at::Tensor& x, int64_t activation, bool residual) {
   const auto& layers = call.layers;
-  at::Tensor sums = at::addmm(call.added, x, layers[0].t()), below;
+  const auto &first = layers[0], &added = call.added;
+  at::Tensor sums = added.dim() == 1 ? at::linear(x, first, added) : at::addmm(added, x, first.t()), below;
   for (size_t k = 1; k < layers.size(); k += 2) {
     auto h = activated(sums, static_cast<ActivationKind>(activation));
     if (residual && below.defined() && below.size(1) == h.size(1)) h = h + below;
