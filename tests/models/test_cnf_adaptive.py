@@ -150,3 +150,35 @@ def test_dopri5_says_what_it_cannot_solve():
     for points in (torch.full((2, 1), 1e30), torch.full((2, 1), -1.0)):  # an infinite slope, and one that is no number
         with pytest.raises(FloatingPointError, match=r"dopri5 found no step small enough .* at t=0: the"):
             solve(Power(2.5), points, None, Solver("dopri5"))
+
+
+@pytest.mark.parametrize("span", [(1.0, 0.1), (-1.0, 0.1)])
+def test_no_rounding_of_a_step_goes_beyond_the_end(span):
+    """Where t + (end − t) is beyond the end, and the field's root of what is left would be no number."""
+    start, end = span
+    assert (start + (end - start) - end) * (end - start) > 0.0
+    field = Recorded(lambda t: math.sqrt(abs(end - start) - abs(t - start)))
+    found = solve(field, torch.ones(1, 1).double(), None, Solver("dopri5", rtol=1.0, atol=1.0), *span)
+    assert min(span) <= min(field.times) and max(field.times) <= max(span)
+    assert found.x.isfinite().all()
+
+
+def test_a_field_that_is_infinite_where_the_first_step_is_tried():
+    """Euler's trial step goes beyond the wall at 1.005, which the solution only comes near to."""
+
+    class Wall(VectorField):
+        def forward(self, t, x, context=None):
+            return torch.where(x > 1.005, math.inf, 250.0 * (1.004 - x))
+
+    found = solve(Wall(), torch.ones(2, 1).double(), None, Solver("dopri5"))
+    torch.testing.assert_close(found.x, torch.full((2, 1), 1.004).double(), rtol=0, atol=1e-5)
+
+
+def test_tolerances_below_the_rounding_are_not_sought():
+    """Of float32, where each of them would be met by steps so short that nothing is added."""
+    field, x = perceptron().float(), rows(5, 3).float()
+    found = solve(field, x, None, Solver("dopri5", rtol=1e-14, atol=1e-14), exact=True)
+    exact = solve(field.double(), x.double(), None, Solver("dopri5", rtol=1e-12, atol=1e-12), exact=True)
+    assert found.n_evaluations < 2 * exact.n_evaluations
+    torch.testing.assert_close(found.x.double(), exact.x, rtol=0, atol=2e-6)
+    torch.testing.assert_close(found.divergence.double(), exact.divergence, rtol=0, atol=2e-6)

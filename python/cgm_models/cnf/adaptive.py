@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ _FOURTH = (5179 / 57600, 0.0, 7571 / 16695, 393 / 640, -92097 / 339200, 187 / 21
 _ERROR = tuple(fifth - fourth for fifth, fourth in zip(DOPRI5.weights, _FOURTH, strict=True))
 _SAFETY = 0.9
 _LEAST, _MOST = 0.2, 10.0  # lengths of the next step, in units of this one's
+_LEAST_ERROR = 4.0  # relative, in units of the rounding
 
 
 def integrate_adaptively(
@@ -42,16 +44,19 @@ def integrate_adaptively(
     """``integrate`` by dopri5: in no step has a row an error above its tolerance, and the last step ends at ``end``.
 
     The lengths of the steps are chosen as in Hairer, Nørsett and Wanner 1993, II.4, each read back from the device
-    once; a gradient takes them as constants. The field is not evaluated beyond ``end``, where it may not exist.
+    once; a gradient takes them as constants. The field is not evaluated beyond ``end``, where it may not exist. A
+    relative error below some units in the last place of the state is not sought: no step is short enough for it.
     """
     points, n = coupled[0], len(coupled)
     if not points.numel():
         return [*coupled, *beside], 0
     _check_finite(points, solver)
     wide = torch.promote_types(points.dtype, torch.float32)  # an error of half precision is above any rtol
+    solver = replace(solver, rtol=max(solver.rtol, _LEAST_ERROR * torch.finfo(wide).eps))
     state = [part.to(wide) for part in (*coupled, *beside)]
 
     def rates_wide(t: float, *at: Tensor) -> Sequence[Tensor]:
+        t = min(t, end) if start < end else max(t, end)  # t + (end − t) may be beyond the end by a rounding
         found = rates(t, *(part.to(own.dtype) for part, own in zip(at, coupled, strict=True)))
         return [rate.to(wide) for rate in found]
 
@@ -124,6 +129,8 @@ def _first_step(
     signed = math.copysign(trial, end - start)
     moved = [runge_kutta_update(y, [k], [1.0], signed) for y, k in zip(state[:n_coupled], slope, strict=False)]
     bent = size([b - a for a, b in zip(slope, rates(start + signed, *moved), strict=True)]) / trial
+    if not math.isfinite(bent):  # beyond what the step may reach
+        return signed * 1e-3
     steepest = max(fast, bent)
     guess = max(1e-6, trial * 1e-3) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / DOPRI5.order)
     return math.copysign(min(100 * trial, guess), end - start)

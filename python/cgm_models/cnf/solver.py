@@ -35,7 +35,7 @@ class Solver:
     Args:
         method: as above.
         n_steps: of a fixed-step method, between the latent and the data.
-        rtol: relative error of a step of an adaptive method.
+        rtol: relative error of a step of an adaptive method; at least four roundings of the numbers it is computed in.
         atol: absolute error of a step.
         gradient: as above.
     """
