@@ -250,3 +250,18 @@ def test_refining_and_shortening():
     assert Solver("dopri5", rtol=1e-3).refined(1).rtol == pytest.approx(1e-3 / 32)
     assert Solver("rk4", 8).shortened(0.25).n_steps == 2
     assert Solver("rk4", 3).times(1.0, 0.0) == [1.0, 1 - 1 / 3, 1 - 2 / 3, 0.0]
+
+
+@pytest.mark.parametrize("conditioning", ["concat", "film"])
+@pytest.mark.parametrize("time", ["concat", "film", "none"])
+@pytest.mark.parametrize("n_contexts", [0, 1, 4])
+def test_a_field_takes_a_time_for_each_row(time, conditioning, n_contexts):
+    """Beside no context, one for all rows, or one for each."""
+    field = perceptron(time=time, conditioning=conditioning, context_dim=2 if n_contexts else 0)
+    x, times = rows(4, 3), rows(4, seed=1)
+    context = rows(n_contexts, 2, seed=2) if n_contexts else None
+    alone = [None if context is None else context[row % n_contexts, None] for row in range(4)]
+    expected = torch.cat([field(float(times[row]), x[row, None], alone[row]) for row in range(4)])
+    torch.testing.assert_close(field(times, x, context), expected, rtol=1e-12, atol=1e-12)
+    value, _ = field.divergence(times, x, context, exact=True)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)

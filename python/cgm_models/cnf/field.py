@@ -13,7 +13,7 @@ from cgm_kernels.divergence.hutchinson import mean_of_dots, value_and_products
 from .solver import Solution, Solver
 
 Time = float | Tensor
-"""A number, or a tensor of shape ()."""
+"""A number, or a tensor of shape (); ``PerceptronField`` takes one of shape (batch,), too."""
 
 
 class VectorField(nn.Module):

@@ -166,9 +166,9 @@ class PerceptronField(VectorField):
             at = torch.as_tensor(t, dtype=x.dtype, device=x.device) if isinstance(t, Tensor) else x.new_full((), t)
             features = self.time_features(at.reshape(-1))
         joined, gating = self._sorted(features, context)
-        by_row = context is not None and self.conditioning == "film"
         film = None
         if self.gates is not None:
+            by_row = any(len(part) != 1 for part in gating)
             condition = _side_by_side(gating, len(x) if by_row else 1)
             film = [gate(condition if by_row else condition[0]) for gate in self.gates]
         if not joined:
