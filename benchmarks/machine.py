@@ -16,7 +16,7 @@ import torch
 import cgm_kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARIES = ("numpy", "POT", "triton", "matplotlib", "zuko", "normflows", "nflows")
+LIBRARIES = ("numpy", "POT", "triton", "matplotlib", "zuko", "normflows", "nflows", "torchdiffeq", "torchebm")
 SOURCES = ("csrc", "cgm_kernels", "python", "benchmarks/*.py")
 
 

@@ -6,6 +6,7 @@ import pytest
 
 import flow_suites
 import suite
+from benchmarks.machine import commit
 
 FAKE = {
     "torchdiffeq/__init__.py": "",
@@ -52,6 +53,7 @@ def test_outcomes_are_recorded(tmp_path):
     suite.record(table, "zuko-1", outcomes(two="failed", **one), outcomes(**one))
     first, second = table.read_text().removeprefix(suite.HEAD).splitlines()
     assert first.startswith("| nflows-1 | 1 | 1 passed | 0 | 3 | 1 | ")
+    assert f" | {commit()} | " in first
     assert second.startswith("| zuko-1 | 2 | 1 failed, 1 passed | 1 | 3 | 1 | ")
 
 

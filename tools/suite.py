@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = "CGM_SUITE_LIBRARY"
 RESULTS = "CGM_SUITE_RESULTS"
 PATCHED = "CGM_SUITE_PATCHED"
@@ -142,8 +143,8 @@ HEAD = """# Other libraries' own tests under our patches
 Each library's tests ran without and with `cgm_kernels.integrations.patch`, on the source named, and every outcome was
 compared; subtests count as tests. Written by `python tools/flow_suites.py SOURCES --record FILE`.
 
-| source | tests | outcomes | changed by the patch | calls on our kernels | passed on | torch | date |
-|---|---|---|---|---|---|---|---|
+| source | tests | outcomes | changed by the patch | calls on our kernels | passed on | torch | commit | date |
+|---|---|---|---|---|---|---|---|---|
 """
 
 
@@ -157,6 +158,12 @@ pass.
 """Of a library whose line in the table asks for a word."""
 
 
+def _commit() -> str:
+    """Of what ran, as the benchmarks name it; "None" of a copy without git."""
+    command = [sys.executable, "-c", "from benchmarks.machine import commit; print(commit())"]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def record(file: Path, source: str, plain: dict[str, Any], patched: dict[str, Any]) -> None:
     """The outcomes as a line of the table in ``file``, in place of an earlier one of the same source."""
     import torch
@@ -166,7 +173,8 @@ def record(file: Path, source: str, plain: dict[str, Any], patched: dict[str, An
     rows = {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
     calls = [sum(row[key] for row in patched["report"]) for key in ("ours", "passed_on")]
     outcomes, day = plain["outcomes"], datetime.datetime.now(datetime.timezone.utc).date()
-    cells = source, len(outcomes), counted(outcomes), len(changed(plain, patched)), *calls, torch.__version__, day
+    numbers = len(outcomes), counted(outcomes), len(changed(plain, patched)), *calls
+    cells = source, *numbers, torch.__version__, _commit(), day
     rows[source] = "| " + " | ".join(map(str, cells)) + " |"
     table = HEAD + "\n".join(rows[name] for name in sorted(rows)) + "\n"
     notes = [note for library, note in NOTES.items() if any(name.startswith(library) for name in rows)]
