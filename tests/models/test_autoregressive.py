@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical, MixtureSameFamily, Normal
+from torch.distributions import Categorical, MixtureSameFamily, Normal, StudentT
 
 import cgm_kernels
 import cgm_models
@@ -24,6 +24,8 @@ MODELS = {
     "iaf-bounded": lambda: IAF(dim=5, scale="tanh", bound=1.5, **SMALL),
     "made": lambda: MADE(dim=5, hidden_features=(9, 8)),
     "made-context": lambda: MADE(dim=4, context_dim=2, order="random", activation="gelu"),
+    "made-student": lambda: MADE(dim=4, hidden_features=(8,), base="student_t", base_options={"df": 4.0}),
+    "made-learnt": lambda: MADE((1, 2, 2), 2, hidden_features=(8,), base="learnable_normal"),
     "mixture": lambda: MADE(dim=4, n_components=3, hidden_features=(16,)),
     "mixture-context": lambda: MADE((1, 2, 2), 2, n_components=2, order="random", n_levels=5),
 }
@@ -83,7 +85,7 @@ def test_gradients_are_those_of_finite_differences(name, way):
 
     def value():
         y, log_det = getattr(model, way)(x, context)
-        return (y.square() + y).sum() + log_det.sum()
+        return (y.square() + y).sum() + log_det.sum() + model.base.log_prob(y, context).sum()
 
     gradients = torch.autograd.grad(value(), parameters)
     generator = torch.Generator().manual_seed(4)
@@ -103,6 +105,7 @@ def test_save_and_load_give_the_same_numbers(name, tmp_path):
     model = make(name, dtype=torch.float32)
     model.save(tmp_path)
     again = cgm_models.load(tmp_path)
+    assert again.config == model.config
     x, context = points(model), context_of(model)
     assert torch.equal(again.log_prob(x, context), model.log_prob(x, context))
     first, second = (m.sample(4, context, torch.Generator().manual_seed(0)) for m in (model, again))
@@ -150,6 +153,14 @@ def test_mixture_log_prob_is_that_of_its_mixtures():
     logits, means, scales = model.transform.layers[0].net(x).view(6, 3, 3, 4).transpose(2, 3).unbind(1)
     mixture = MixtureSameFamily(Categorical(logits=logits), Normal(means, (5.0 * torch.tanh(scales / 5.0)).exp()))
     torch.testing.assert_close(model.log_prob(x), mixture.log_prob(x).sum(1))
+
+
+def test_conditionals_over_a_base_are_the_base_shifted_and_scaled():
+    model = make("made-student")
+    x = points(model, 6)
+    scales, means = model.transform.layers[0].net(x).view(6, 2, 4).unbind(1)
+    conditionals = StudentT(4.0, means, (5.0 * torch.tanh(scales / 5.0)).exp())
+    torch.testing.assert_close(model.log_prob(x), conditionals.log_prob(x).sum(1))
 
 
 def test_mixture_tails_stay_finite():
@@ -219,6 +230,9 @@ def test_a_gaussian_is_learned():
         (lambda: MADE(dim=3, n_components=0), "n_components must be a whole number, at least 1: got 0"),
         (lambda: MADE(dim=3, order="reversed"), "order must be one of 'natural', 'random'"),
         (lambda: MADE(dim=3, bound=0.0), "bound must be a positive finite number: got 0.0"),
+        (lambda: MADE(dim=3, n_components=2, base="laplace"), "base and base_options are for .* base = 'laplace'"),
+        (lambda: MADE(dim=3, n_components=2, base_options={"df": 4.0}), r"base_options = {'df': 4.0}"),
+        (lambda: MADE(dim=3, base="cauchy"), "base must be one of"),
         (lambda: MaskedMLP([0, 2], 2), r"order must be a permutation of 0 to 1: got \[0, 2\]"),
     ],
 )

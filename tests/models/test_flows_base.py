@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Exponential, Independent, MultivariateNormal, Normal
 
 import cgm_models
-from cgm_models.flows import RealNVP, base_names, bits_per_dim, dequantize, quantize, register_base
+from cgm_models.flows import MADE, RealNVP, base_names, bits_per_dim, dequantize, quantize, register_base
 from cgm_models.flows.bases import make_base
 from cgm_models.flows.preprocess import Sigmoid
 
@@ -19,6 +19,7 @@ OPTIONS = {
     "uniform": {"low": -1.0, "high": 3.0},
     "gaussian_mixture": {"n_components": 3, "std": 0.5},
 }
+FLOWS = pytest.mark.parametrize("family", [RealNVP, MADE])
 NAMED = ["gaussian_mixture", "laplace", "learnable_normal", "logistic", "normal", "student_t", "uniform"]
 
 
@@ -75,10 +76,11 @@ def test_a_generator_fixes_the_samples_and_leaves_the_global_one(name):
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
 
 
+@FLOWS
 @pytest.mark.parametrize("name", NAMED)
-def test_flows_of_every_base_are_copied_and_pickled(name):
+def test_flows_of_every_base_are_copied_and_pickled(name, family):
     torch.manual_seed(0)
-    flow = RealNVP(dim=2, n_layers=2, hidden_features=(4,), base=name, base_options=OPTIONS.get(name)).double()
+    flow = family(dim=2, hidden_features=(4,), base=name, base_options=OPTIONS.get(name)).double()
     z, place = torch.rand(5, 2, dtype=torch.float64), io.BytesIO()
     torch.save(flow, place)
     place.seek(0)
@@ -119,21 +121,22 @@ def test_a_context_moves_the_learnable_bases_row_by_row():
             base.log_prob(z)
 
 
-def test_any_distribution_can_be_registered_and_is_found_on_loading(tmp_path):
+@FLOWS
+def test_any_distribution_can_be_registered_and_is_found_on_loading(family, tmp_path):
     covariance = torch.tensor([[2.0, 0.5], [0.5, 1.0]])
     register_base("correlated", lambda event_shape, context_dim: MultivariateNormal(torch.zeros(2), covariance))
     register_base("positive", lambda event_shape, context_dim, rate: Exponential(torch.full(event_shape, rate)))
-    flow = RealNVP(dim=2, n_layers=1, base="correlated")
+    flow = family(dim=2, base="correlated")
     x = torch.randn(4, 2)
     torch.testing.assert_close(flow.log_prob(x), MultivariateNormal(torch.zeros(2), covariance).log_prob(x))
     flow.save(tmp_path)
     assert torch.equal(cgm_models.load(tmp_path).log_prob(x), flow.log_prob(x))
-    positive = RealNVP((3,), n_layers=1, base="positive", base_options={"rate": 2.0})
+    positive = family((3,), base="positive", base_options={"rate": 2.0})
     assert positive.sample(5).min() > 0
     exact = Exponential(torch.full((3,), 2.0)).log_prob(torch.ones(4, 3)).sum(1)
     torch.testing.assert_close(positive.log_prob(torch.ones(4, 3)), exact)
     with pytest.raises(ValueError, match=r"events of shape \(3,\)"):
-        RealNVP(dim=3, base="correlated")
+        family(dim=3, base="correlated")
 
 
 def test_wrong_options_of_a_base_are_named():
@@ -149,8 +152,9 @@ def test_wrong_options_of_a_base_are_named():
             make_base(name, (2,), 0, options)
 
 
-def test_outside_the_support_the_density_is_zero_and_the_loss_says_so():
-    flow = RealNVP(dim=2, n_layers=2, base="uniform")
+@FLOWS
+def test_outside_the_support_the_density_is_zero_and_the_loss_says_so(family):
+    flow = family(dim=2, base="uniform")
     assert flow.log_prob(torch.tensor([[0.0, 0.0], [9.0, 0.0]]))[1] == -math.inf
     with pytest.raises(FloatingPointError, match="base BoxUniform has no finite density at 1 of 2 rows"):
         flow.loss(torch.tensor([[0.0, 0.0], [9.0, 0.0]]))
@@ -205,6 +209,8 @@ def test_the_logit_is_exact_in_the_tails():
     torch.testing.assert_close(log_det, exact, rtol=1e-14, atol=0)
 
 
-def test_a_distribution_in_place_of_a_name_is_told_how():
-    with pytest.raises(TypeError, match=r"RealNVP: argument base must be .*; register_base of cgm_models\.flows"):
-        RealNVP(dim=2, base=torch.distributions.Laplace(torch.zeros(2), torch.ones(2)))
+@FLOWS
+def test_a_distribution_in_place_of_a_name_is_told_how(family):
+    message = family.__name__ + r": argument base must be .*; register_base of cgm_models\.flows"
+    with pytest.raises(TypeError, match=message):
+        family(dim=2, base=torch.distributions.Laplace(torch.zeros(2), torch.ones(2)))

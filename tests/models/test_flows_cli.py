@@ -14,13 +14,17 @@ def run_cgm(*arguments):
     assert main([str(argument) for argument in arguments]) == 0
 
 
-def test_a_flow_is_fitted_and_its_likelihood_held_against_the_truth(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("RealNVP", ("--n_layers", 4)), ("MADE", ("--base", "student_t", "--base_options", '{"df": 4.0}'))],
+)
+def test_a_flow_is_fitted_and_its_likelihood_held_against_the_truth(name, given, tmp_path, capsys):
     run = tmp_path / "moons"
-    options = ("--n_layers", 4, "--hidden_features", "[16]", "--data_n", 1000, "--trainer.max_steps", 60)
-    run_cgm("fit", "RealNVP", "--data", "moons", "--out", run, *options, "--quiet")
+    options = (*given, "--hidden_features", "[16]", "--data_n", 1000, "--trainer.max_steps", 60)
+    run_cgm("fit", name, "--data", "moons", "--out", run, *options, "--quiet")
     capsys.readouterr()
     run_cgm("evaluate", run, "-n", 60, "--permutations", 9, "--json")
-    row = json.loads(capsys.readouterr().out)["RealNVP"]
+    row = json.loads(capsys.readouterr().out)[name]
     model, moons = cgm_models.load(run / "model"), data.load("moons", n=1000)
     with torch.no_grad():
         nll = -model.log_prob(moons.test_x)

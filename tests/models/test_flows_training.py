@@ -7,7 +7,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 from cgm_models import data
-from cgm_models.flows import NeuralSplineFlow, PlanarFlow, RadialFlow, RealNVP, compare_kl, forward_kl, reverse_kl
+from cgm_models.flows import MADE, NeuralSplineFlow, PlanarFlow, RadialFlow, RealNVP, compare_kl, forward_kl, reverse_kl
 from tests.support.flows import make
 
 
@@ -125,16 +125,17 @@ def test_kl_of_gaussians_in_both_directions_is_that_of_the_closed_form():
         assert abs(estimate.value - exact[name.partition(",")[0]]) < 4 * estimate.standard_error, name
 
 
-def test_reverse_kl_names_what_is_wrong():
-    flow = RealNVP(dim=2, n_layers=2)
+@pytest.mark.parametrize("family", [RealNVP, MADE])
+def test_reverse_kl_names_what_is_wrong(family):
+    flow = family(dim=2)
     with pytest.raises(ValueError, match=r"log_density must map \(8, 2\) to \(8,\): got \(8, 2\)"):
         flow.reverse_kl(lambda x: x, 8)
     with pytest.raises(FloatingPointError, match="log_density is not finite"):
         flow.reverse_kl(lambda x: x[:, 0] * math.nan, 8)
-    mixture = RealNVP(dim=2, n_layers=2, base="gaussian_mixture")
+    mixture = family(dim=2, base="gaussian_mixture")
     with pytest.raises(ValueError, match="do not carry the gradient"):
         mixture.reverse_kl(lambda x: -x.square().sum(1), 8)
-    fixed = RealNVP(dim=2, n_layers=2, base="gaussian_mixture", base_options={"learnable": False})
+    fixed = family(dim=2, base="gaussian_mixture", base_options={"learnable": False})
     assert fixed.reverse_kl(lambda x: -x.square().sum(1), 8).isfinite()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -19,7 +20,8 @@ class MADE(Flow):
     """``p(x) = Π_i p(x_i | x_<i)`` with Gaussian, or mixture-of-Gaussians, conditionals of one masked network.
 
     Densities take one pass. Gaussian samples take the work of one pass, those of mixtures a pass for each dimension.
-    Images are taken for vectors. The latent is standard normal for a Gaussian, and logistic for mixtures.
+    Images are taken for vectors. A Gaussian MADE is one affine layer on its base: over another base than the normal the
+    conditionals are that base, shifted and scaled. The latent of mixtures is logistic, and takes no base.
 
     Args:
         n_components: of every conditional; 1 is a Gaussian.
@@ -28,6 +30,8 @@ class MADE(Flow):
         order: of the dimensions: 'natural', or 'random', drawn from the seed.
         order_seed: of the random order.
         bound: of the logarithms of the standard deviations.
+        base: the base distribution by name, as RealNVP's; of a Gaussian alone.
+        base_options: the options of the base.
         n_levels: of images with pixels k / (n_levels − 1), which are then dequantised; else the data are continuous.
         logit_alpha: with n_levels, pixels x pass logit(α + (1 − 2α) x) first.
     """
@@ -42,6 +46,8 @@ class MADE(Flow):
         order: str = "natural",
         order_seed: int = 0,
         bound: float = 5.0,
+        base: str = "normal",
+        base_options: dict[str, Any] | None = None,
         n_levels: int | None = None,
         logit_alpha: float = 0.05,
         *,
@@ -52,6 +58,11 @@ class MADE(Flow):
         check_choice("activation", activation, ACTIVATIONS)
         check_choice("order", order, ("natural", "random"))
         check_positive("bound", bound)
+        if n_components > 1 and (base != "normal" or base_options):
+            raise ValueError(
+                "base and base_options are for n_components = 1, since the latent of mixtures is logistic: "
+                f"got n_components = {n_components}, base = {base!r} and base_options = {base_options}"
+            )
         size = math.prod(shape)
         places = list(range(size))
         if order == "random":
@@ -65,6 +76,6 @@ class MADE(Flow):
             else MaskedMixture(net, places, n_components, bound)
         ]
         layers = on_vectors(layers, shape)
-        super().__init__(shape, context_dim, layers, n_levels=n_levels, logit_alpha=logit_alpha)
+        super().__init__(shape, context_dim, layers, base, base_options, n_levels, logit_alpha)
         if n_components > 1:
             self.base = StandardLogistic(self.event_shape)
