@@ -105,6 +105,18 @@ def test_a_killed_fit_is_resumed(tmp_path):
     assert [record["step"] for record in RunDirectory(tmp_path / "killed").read_log()] == [10, 20, 30]
 
 
+def test_resume_sweeps_what_a_kill_left_of_the_files(tmp_path):
+    run = tmp_path / "run"
+    assert fit(run, steps=10) == 0
+    mine = [run / "model/notes.partial", run / ".mine", run / "model/.draft.partial"]
+    left = [run / "model/.config.json.abcd_123.partial", run / "model/.weights.safetensors.abcd_123.partial"]
+    left.append(run / ".run.json.abcd_123.partial")
+    for path in (*mine, *left):
+        path.write_text("{")
+    assert main(["fit", "--resume", "--out", str(run), "--trainer.max_steps=20", "--quiet"]) == 0
+    assert all(path.exists() for path in mine) and not any(path.exists() for path in left)
+
+
 def test_labels_become_the_context(tmp_path):
     more = ["--conditional", "true", "--trainer.sample_every=3"]
     assert fit(tmp_path / "run", *more, data="pinwheel", steps=3) == 0

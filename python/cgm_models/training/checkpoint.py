@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from .files import sync_folder, umask
+from .files import sweep, sync_folder, umask
 
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
@@ -53,7 +53,7 @@ class CheckpointFolder:
         if final.exists():
             return final  # of the same training: another one is never written here
         self.path.mkdir(parents=True, exist_ok=True)
-        self._sweep()
+        sweep(self.path, ".step-*")
         partial = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".partial", dir=self.path))
         try:
             os.chmod(partial, 0o777 & ~umask())  # mkdtemp makes private folders
@@ -76,11 +76,6 @@ class CheckpointFolder:
             return []
         found = [p for p in self.path.iterdir() if _NAME.fullmatch(p.name) and p.is_dir()]
         return sorted(found, key=lambda p: int(p.name.removeprefix("step-")))
-
-    def _sweep(self) -> None:
-        """Delete what an interrupted write or deletion left behind."""
-        for left in self.path.glob(".step-*"):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -29,6 +30,16 @@ def write_atomic(path: str | os.PathLike[str], content: bytes | str) -> None:
             os.unlink(temporary)
         raise
     sync_folder(path.parent)
+
+
+def sweep(folder: Path, pattern: str = ".*.????????.partial") -> None:
+    """Delete what interrupted writes left in ``folder``: files of ``write_atomic``, or what ``pattern`` matches."""
+    for left in folder.glob(pattern):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                left.unlink()
 
 
 def umask() -> int:

@@ -26,7 +26,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from .files import write_atomic
+from .files import sweep, write_atomic
 
 _OWN = (
     *("config.yaml", "model", "log.jsonl", "run.json", "metrics.json", "samples"),
@@ -64,11 +64,17 @@ class RunDirectory:
 
     @classmethod
     def continued(cls, path: str | os.PathLike[str]) -> RunDirectory:
-        """The run directory of an interrupted training, or a fresh one if nothing is there yet."""
+        """The run directory of an interrupted training, or a fresh one if nothing is there yet.
+
+        What interrupted writes left in it, and in its ``model/``, is deleted.
+        """
         run = cls(path)
-        if run.path.is_dir() and any(run.path.iterdir()) and not run.config_path.is_file():
+        held = run.path.iterdir() if run.path.is_dir() else ()
+        if not run.config_path.is_file() and not all(p.match(".config.yaml.????????.partial") for p in held):
             raise FileExistsError(f"{run.path} holds something, and no run: it has no config.yaml")
         run.path.mkdir(parents=True, exist_ok=True)
+        for folder in (run.path, run.model_path):
+            sweep(folder)
         return run
 
     @property
