@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,25 @@ def test_a_run_is_overwritten_only_when_told(tmp_path, capsys):
     (tmp_path / "a/thesis.tex").write_text("years of work")
     assert fit(tmp_path / "a", "--overwrite", data="moons") == 2
     assert "thesis.tex" in capsys.readouterr().err and (tmp_path / "a/thesis.tex").exists()
+
+
+def test_without_out_the_run_is_named_after_model_and_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("Points.npy", np.random.default_rng(0).normal(size=(80, 2)).astype(np.float32))
+    command = ["fit", "SlicedWassersteinFlow", *(option for option in TINY if option != "--quiet")]
+    for named, place in (("moons", "moons"), (str(tmp_path / "Points.npy"), "points")):
+        run = Path("runs") / f"slicedwassersteinflow-{place}"
+        assert main([*command, "--data", named]) == 0
+        assert capsys.readouterr().out.splitlines()[0] == f"run directory: {run}"
+        before = _files(run)
+        # The folder of a run is as safe as one that --out names, also from the run's own configuration.
+        for again in ([*command, "--data", named], ["fit", "--config", str(run / "config.yaml")]):
+            assert main([*again, "--seed=1"]) == 2
+            assert f"{run} is not empty: choose another directory, or pass --overwrite" in capsys.readouterr().err
+            assert _files(run) == before
+        assert main(["fit", "--config", str(run / "config.yaml"), "--overwrite", "--seed=1"]) == 0
+        assert _files(run) != before
+        capsys.readouterr()
 
 
 def _files(path):
@@ -157,6 +177,7 @@ def test_info_and_list(run, capsys):
         (["fit", "SlicedWassersteinFlow", "--out", "x"], "--data is missing"),
         (["fit"], "--model is missing.*Known: "),
         (["fit", "--data", "digits", "--out", "x"], "--model is missing.*Known: "),
+        (["fit", "SlicedWassersteinFlow", "--data", "moons", "--out="], "--out is empty"),
         (["fit", "--config", "absent.yaml"], "there is no configuration file absent.yaml"),
         (["fit", "SlicedWassersteinFlow", "--widht", "3"], "widht"),
         (["fit", "SlicedWassersteinFlow", "--n_steps", "many"], "n_steps"),

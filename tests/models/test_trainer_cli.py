@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -105,6 +106,18 @@ def test_a_killed_fit_is_resumed(tmp_path):
     assert [record["step"] for record in RunDirectory(tmp_path / "killed").read_log()] == [10, 20, 30]
 
 
+def test_resume_finds_the_run_that_out_did_not_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["fit", "RealNVP", "--data", "moons", *SMALL, "--trainer.max_steps=20", "--trainer.log_every=10"]
+    assert main(command) == 0
+    Path("config.yaml").write_text("model: Glow")  # of another place
+    assert main(["fit", "RealNVP", "--data", "moons", "--resume", "--trainer.max_steps=40", "--quiet"]) == 0
+    run = RunDirectory.open("runs/realnvp-moons")
+    assert [record["step"] for record in run.read_log()] == [10, 20, 30, 40]
+    assert main(["fit", "--config", "runs/realnvp-moons/config.yaml", "--resume", "--trainer.max_steps=50"]) == 0
+    assert run.read_log()[-1]["step"] == 50
+
+
 def test_resume_sweeps_what_a_kill_left_of_the_files(tmp_path):
     run = tmp_path / "run"
     assert fit(run, steps=10) == 0
@@ -115,6 +128,18 @@ def test_resume_sweeps_what_a_kill_left_of_the_files(tmp_path):
         path.write_text("{")
     assert main(["fit", "--resume", "--out", str(run), "--trainer.max_steps=20", "--quiet"]) == 0
     assert all(path.exists() for path in mine) and not any(path.exists() for path in left)
+
+
+def test_a_run_killed_before_its_config_was_written_needs_the_whole_command(tmp_path, capsys):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".config.yaml.abcd_123.partial").write_text("model: Rea")
+    for words in ([], ["RealNVP"], ["--data=moons"]):
+        assert main(["fit", *words, "--resume", "--out", str(run)]) == 2
+        error = capsys.readouterr().err
+        assert "killed before its config was written, repeat the whole command with --resume" in error
+    assert fit(run, "--resume") == 0
+    assert _weights(run) and not list(run.glob(".*.partial"))
 
 
 def test_labels_become_the_context(tmp_path):

@@ -1,4 +1,4 @@
-"""``cgm fit MODEL --data DATA --out RUN``."""
+"""``cgm fit MODEL --data DATA [--out RUN]``."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ def parse(arguments: list[str]) -> dict[str, Any]:
     name = _model_name(arguments)
     parser = _parser(name)
     options = parser.parse_args(arguments).as_dict()
-    for needed in ("model", "data", "out"):
+    for needed in ("model", "data"):
         if not options.get(needed):
             known = f" Known: {', '.join(registry.names())}." if needed == "model" else ""
-            raise ValueError(f"--{needed} is missing: say cgm fit MODEL --data DATA --out RUN.{known}")
+            raise ValueError(f"--{needed} is missing: say cgm fit MODEL --data DATA.{known}")
+    options["out"] = _out(options["out"], options["model"], options["data"])
     if options.get("resume") and options["overwrite"]:
         raise ValueError("--resume goes on with the run that --overwrite would replace: choose one of them")
     return options
@@ -65,9 +66,11 @@ def fit(options: dict[str, Any]) -> int:
     context_dim = data.n_classes if options["conditional"] else 0
     kind = registry.find(options["model"])
     trainer = make_trainer(options)
+    first = launched_rank() == 0
+    if first and not options["quiet"]:
+        print(f"run directory: {options['out']}", flush=True)
     torch.manual_seed(options["seed"])
     model = kind(event_shape=data.event_shape, context_dim=context_dim, **_model_options(options))
-    first = launched_rank() == 0
     run = _run_directory(options, first)
     try:
         if first:
@@ -137,12 +140,14 @@ def _parser(name: str | None) -> Any:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
-        prog="cgm fit", usage="cgm fit MODEL --data DATA --out RUN [options]", description=_describe(name)
+        prog="cgm fit", usage="cgm fit MODEL --data DATA [--out RUN] [options]", description=_describe(name)
     )
     parser.add_argument("--config", action="config", help="a YAML file of these options, as a run's config.yaml")
     parser.add_argument("--model", type=str | None, help=f"one of {', '.join(registry.names())}")
     parser.add_argument("--data", type=str | None, help="a data set by name or path (cgm list tells the names)")
-    parser.add_argument("--out", type=str | None, help="the run directory to write")
+    parser.add_argument(
+        "--out", type=str | None, help="the run directory to write (default: runs/<model>-<data>, in lower case)"
+    )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the run in the directory once the new one is fitted"
     )
@@ -175,12 +180,28 @@ def _values(arguments: list[str], *names: str) -> dict[str, str]:
     return values
 
 
+def _out(given: str | None, model: str, data: str) -> str:
+    """The run directory that is asked for, else the one named after model and data (a file without its suffix)."""
+    if given is not None and not given.strip():
+        raise ValueError("--out is empty: name a run directory, or leave it out for runs/<model>-<data>")
+    return given or str(Path("runs", f"{model}-{Path(data).stem}".lower()))
+
+
 def _with_config_of_run(arguments: list[str]) -> list[str]:
     """With --resume, what the run was started with counts where the options say nothing else."""
-    values = _values(arguments, "--out", "--config", "--resume")
-    config = RunDirectory(values.get("--out", "")).config_path
-    if "--resume" in values and "--config" not in values and config.is_file():
+    values = _values(arguments, "--out", "--config", "--resume", "--model", "--data")
+    whole = "--model" in values and "--data" in values
+    if "--resume" not in values or "--config" in values or not (whole or "--out" in values):
+        return arguments
+    out = _out(values.get("--out"), values.get("--model", ""), values.get("--data", ""))
+    config = RunDirectory(out).config_path
+    if config.is_file():
         return ["--config", str(config), *arguments]
+    if not whole:
+        raise ValueError(
+            f"--resume takes the model and the data from {config}, which is not there: if the run was killed before "
+            "its config was written, repeat the whole command with --resume"
+        )
     return arguments
 
 
