@@ -74,6 +74,23 @@ def test_samples_have_the_probabilities_of_the_model(name):
 
 
 @BOTH
+def test_samples_come_with_their_probabilities(name):
+    model = make(name, (1, 3, 3), n_levels=3, context_dim=2)
+    labels = torch.tensor([0, 1, 1, 0])
+    x, log_prob = model.sample_and_log_prob(4, labels, torch.Generator().manual_seed(0))
+    assert torch.equal(x, model.sample(4, labels, torch.Generator().manual_seed(0)))
+    assert torch.equal(log_prob, model.log_prob(x, labels)) and log_prob.requires_grad
+
+
+@BOTH
+@pytest.mark.parametrize("call", ["__call__", "inverse", "reverse_kl"])
+def test_there_is_no_latent_variable(name, call):
+    model = make(name, (1, 2, 2))
+    with pytest.raises(NotImplementedError, match=f"{type(model).__name__}: a discrete .* has no latent variable"):
+        getattr(model, call)(torch.zeros(1, 1, 2, 2), 8)
+
+
+@BOTH
 @pytest.mark.parametrize("context", [0, 2])
 def test_every_parameter_receives_a_gradient(name, context):
     model = make(name, (2, 4, 4), n_levels=5, context_dim=context)

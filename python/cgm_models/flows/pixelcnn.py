@@ -27,6 +27,8 @@ class _Head(nn.Module):
 class PixelCNN(PixelModel):
     """Gated masked convolutions, in a stack for the rows above and one for the pixels to the left.
 
+    A discrete model without a latent variable: ``forward``, ``inverse`` and ``reverse_kl`` raise NotImplementedError.
+
     Args:
         n_levels: pixels are k / (n_levels − 1).
         n_layers: gated layers.
@@ -72,6 +74,8 @@ class PixelCNN(PixelModel):
 
 class PixelRNN(PixelModel):
     """Row LSTMs: a state that passes down the rows of the image, from the three nearest pixels above.
+
+    A discrete model without a latent variable: ``forward``, ``inverse`` and ``reverse_kl`` raise NotImplementedError.
 
     Args:
         n_levels: pixels are k / (n_levels − 1).

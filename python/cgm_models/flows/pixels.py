@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NoReturn
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,8 +19,8 @@ from .options import require_image
 class PixelModel(GenerativeModel, abstract=True):
     """``P(x) = Π P(x_i | x_<i)`` over pixels in row-major order, and the colours of each; x_i a mixture of logistics.
 
-    Pixels are k / (n_levels − 1), k = 0 … n_levels − 1, and probabilities are of images, not densities. A subclass
-    implements ``_distributions``.
+    Pixels are k / (n_levels − 1), k = 0 … n_levels − 1, and probabilities are of images, not densities. There is no
+    latent variable, and so no ``forward``, ``inverse`` or ``reverse_kl``. A subclass implements ``_distributions``.
     """
 
     check_finite = True
@@ -37,6 +38,14 @@ class PixelModel(GenerativeModel, abstract=True):
     def _distributions(self, x: Tensor, context: Tensor | None) -> Tensor:
         """``(batch, channels, rows, width, 3 K)``: the mixtures given ``x`` in [−1, 1], perhaps its first rows only."""
         raise NotImplementedError
+
+    def forward(self, *arguments: Any, **options: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"{type(self).__name__}: a discrete autoregressive model has no latent variable, and so no forward, "
+            "inverse or reverse_kl: use log_prob, sample or sample_and_log_prob"
+        )
+
+    inverse = reverse_kl = forward
 
     def log_prob(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """``(batch,)``: log P(x | context), in nats."""
@@ -77,6 +86,13 @@ class PixelModel(GenerativeModel, abstract=True):
                     x[place] = draw(parameters, self.n_levels, noise[place]).to(x) / (self.n_levels - 1)
         self._refuse_non_finite("sample", finite, context)
         return x
+
+    def sample_and_log_prob(
+        self, n: int, context: Tensor | None = None, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """``sample``, and ``log_prob`` of it: a gradient reaches the parameters through the probabilities alone."""
+        x = self.sample(n, context, generator)
+        return x, self.log_prob(x, context)
 
     def expand_context(self, context: Tensor | None, n: int) -> Tensor | None:
         """``context`` as (n, context_dim); integer class labels () or (n,) stand for one-hot rows."""
