@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import cgm_models
+from cgm_models import cnf
 from cgm_models.flows import RealNVP
 from tests.support.flows import make, points
 
@@ -96,6 +97,26 @@ def test_an_overflow_of_layers_that_keep_volumes_is_noticed_too():
     for call in (lambda: flow.sample(2), lambda: flow(points(flow)), lambda: flow.inverse(points(flow))):
         with pytest.raises(FloatingPointError, match=r"layer layers\.[13] \(AdditiveCoupling\)"):
             call()
+
+
+@pytest.mark.parametrize("family", [cnf.FFJORD, cnf.OTFlow, cnf.HamiltonianFlow, cgm_models.flows.NICE])
+def test_a_density_of_zero_is_an_overflow_where_the_base_has_mass_everywhere(family):
+    far = torch.tensor([[0.0, 0.0], [1e25, 1.0]])
+    for base, named in (("normal", "StandardNormal"), ("student_t", "Factorised"), ("learnable_normal", "Learnable")):
+        flow = family(dim=2, base=base).eval()
+        with pytest.raises(FloatingPointError, match=rf"log_prob: the base {named}.* 1 of 2 rows; \|z\| reaches \d"):
+            flow.log_prob(far)
+        flow.check_finite = False
+        assert flow.log_prob(far)[1] == -math.inf
+    assert family(dim=2, base="uniform").eval().log_prob(far)[1] == -math.inf
+
+
+def test_weights_that_carry_points_out_of_the_range_are_noticed():
+    flow = cnf.FFJORD(dim=2).eval()
+    with torch.no_grad():
+        list(flow.parameters())[-1].fill_(1e31)
+    with pytest.raises(FloatingPointError, match=r"no finite density at 3 of 3 rows; \|z\| reaches 5e\+30"):
+        flow.log_prob(torch.zeros(3, 2))
 
 
 def test_bounded_scales_cannot_overflow():

@@ -20,6 +20,8 @@ class Base(nn.Module):
 
     has_rsample = True
     """Whether the gradient of samples reaches the parameters."""
+    full_support = False
+    """Whether every point has a density above 0, so that −inf at a finite point can only be an overflow."""
 
     like: Tensor
 
@@ -51,6 +53,8 @@ class Base(nn.Module):
 
 class StandardNormal(Base):
     """``log p(z) = −½ |z|² − ½ D log 2π``."""
+
+    full_support = True
 
     def __init__(self, event_shape: tuple[int, ...]) -> None:
         super().__init__(event_shape)

@@ -29,10 +29,12 @@ from .fixed_base import FixedBase
 
 
 class Factorised(DistributionBase):
-    """Independent dimensions of one law symmetric about 0, which ``build`` makes of zeros in the latent's shape.
+    """Independent dimensions of one law of all numbers, symmetric about 0.
 
-    ``build`` is a function of a module, or a partial one: pickles name it.
+    ``build`` makes it of zeros in the latent's shape; it is a function of a module, or a partial one: pickles name it.
     """
+
+    full_support = True
 
     def __init__(self, event_shape: tuple[int, ...], build: Callable[[Tensor], Distribution]) -> None:
         super().__init__(event_shape)
@@ -51,6 +53,8 @@ class LearnableNormal(Base):
 
     ``log p(z) = −½ Σ ((z − m) e^{−s})² − Σ s − ½ D log 2π``; it begins as the standard normal.
     """
+
+    full_support = True
 
     def __init__(self, event_shape: tuple[int, ...], context_dim: int = 0) -> None:
         super().__init__(event_shape)
@@ -84,6 +88,7 @@ class LearnableNormal(Base):
 class GaussianMixture(DistributionBase):
     """``Σ_k w_k N(m_k, diag e^{2 s_k})``; a context shifts the log-weights by a linear map."""
 
+    full_support = True
     mean: Tensor
     log_std: Tensor
     logits: Tensor

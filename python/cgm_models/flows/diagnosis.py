@@ -22,7 +22,8 @@ def explain_non_finite(
 ) -> None:
     """Run the map again with every layer watched, and raise an error that says where it left the finite numbers.
 
-    Returns where nothing is wrong: the sum that was tested overflowed, or the base has no mass at some points.
+    Returns where nothing is wrong: the sum that was tested overflowed, or a base of bounded support has no mass at some
+    points.
     """
     where, argument = f"{type(flow).__name__}.{call}", "x" if inverse else "z"
     if not len(points):
@@ -34,10 +35,11 @@ def explain_non_finite(
         raise FloatingPointError(f"{where}: the log-determinants of the layers overflow when they are added")
     if value.isfinite().all():
         return
-    if value.isnan().any() or value.isposinf().any() or value.ndim == 0:
-        density = flow.base.log_prob(z, context)
+    if flow.base.full_support or value.isnan().any() or value.isposinf().any() or value.ndim == 0:
+        latent = z if inverse else points
+        density = flow.base.log_prob(latent, context)
         rows = f"{int((~density.isfinite()).sum())} of {len(density)} rows"
-        base, reach = type(flow.base).__name__, float(z.abs().max())
+        base, reach = type(flow.base).__name__, float(latent.abs().max())
         raise FloatingPointError(f"{where}: the base {base} has no finite density at {rows}; |z| reaches {reach:.3g}")
 
 

@@ -76,7 +76,8 @@ class Flow(GenerativeModel, abstract=True):
 
         Raises:
             ValueError: if ``x`` holds values that are not finite.
-            FloatingPointError: if a layer gives a value that is not finite, with its name.
+            FloatingPointError: if a layer gives a value that is not finite, with its name, or the density underflows
+                though the base has mass everywhere.
         """
         return self._finite("log_prob", self._log_prob(x, context), x, context, inverse=True)
 

@@ -18,6 +18,8 @@ MOST_ITERATIONS = 100  # Newton's are few; these are for the bisections between 
 class StandardLogistic(Base):
     """``log p(z) = Σ −|z_i| − 2 log(1 + e^(−|z_i|))``, whose distribution function is the sigmoid."""
 
+    full_support = True
+
     def log_prob(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         size = z.abs()
         return (-size - 2.0 * F.softplus(-size)).flatten(1).sum(1)
