@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.optimize import brentq
 
 from cgm_kernels.coupling.layout import passing_part
-from cgm_models.flows import Composition, Inverse, RealNVP, transform
+from cgm_models.flows import IAF, NICE, Composition, Inverse, RealNVP, transform
 from cgm_models.flows.actnorm import ActNorm
 from cgm_models.flows.convolution import InvertibleConvolution
 from cgm_models.flows.coupling import AdditiveCoupling, AffineCoupling, Halves
@@ -246,3 +246,20 @@ def test_couplings_in_a_row_are_one_call(actnorm, calls, monkeypatch):
         for layer in reversed(flow.transform.layers) if inverse else flow.transform.layers:
             expected, total = layer.accumulate(expected, context, total, inverse=inverse)
         torch.testing.assert_close((y, log_det), (expected, total), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flow", "parameter", "layer"),
+    [
+        (NICE(dim=4), "layers.0.log_scale", r"layers\.0 \(DiagonalScaling\)"),
+        (RealNVP(dim=4, n_layers=1, actnorm=True), "layers.1.log_scale", r"layers\.1 \(ActNorm\)"),
+        (IAF(dim=4, n_layers=1), "layers.0.net.layers.2.bias", r"layers\.0 \(MaskedAffine\)"),
+    ],
+)
+def test_an_overflow_of_scales_without_bound_names_their_layer(flow, parameter, layer):
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        flow.eval().transform.get_parameter(parameter)[:4] = -200.0
+    for call in (flow.inverse, flow.log_prob, flow.loss):
+        with pytest.raises(FloatingPointError, match=layer):
+            call(x)

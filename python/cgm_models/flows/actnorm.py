@@ -15,6 +15,8 @@ from .transform import Transform
 class ActNorm(Transform):
     """``x = z · exp(log_scale) + shift`` with one scale and shift for every channel (dimension 1).
 
+    Nothing bounds the log-scales: where a scale overflows, the flow raises FloatingPointError with this layer's name.
+
     The first batch that a training module maps to the latent sets them so that its channels get mean 0 and variance 1;
     until then the map is the identity. A batch that holds NaN or infinities is left to the next one, and a channel that
     does not vary keeps the scale 1. That it happened is part of the state dictionary. What an ``InvertibleSequence``

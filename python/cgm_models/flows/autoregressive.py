@@ -62,10 +62,11 @@ class IAF(Flow):
     """``x = σ ⊙ z + (1 − σ) ⊙ t`` with gates σ_i(z_<i) and t_i(z_<i): samples in one pass (Kingma et al. 2016).
 
     The density of a given point takes the dimensions one after the other, in the work of one pass. Images are taken for
-    vectors. Every gate begins at 0.88, near 1, where the layer is the identity. A gate only contracts, and without
-    bound: that suits a posterior trained on its own samples. A density trained by maximum likelihood wants a bounded
-    scale that goes both ways, ``scale="tanh"``. With it and MAF's other scales the layer is ``x = σ ⊙ z + t`` and
-    begins at the identity; with ``scale="sigmoid"``, which does not reach 1, at x = 0.88 z.
+    vectors. Every gate begins at 0.88, near 1, where the layer is the identity. A gate only contracts: that suits a
+    posterior trained on its own samples. Nothing bounds its log σ from below: where the inverse overflows,
+    FloatingPointError names the layer. A density trained by maximum likelihood wants a bounded scale that goes both
+    ways, ``scale="tanh"``. With it and MAF's other scales the layer is ``x = σ ⊙ z + t`` and begins at the identity;
+    with ``scale="sigmoid"``, which does not reach 1, at x = 0.88 z.
 
     Args:
         n_layers: autoregressive layers.

@@ -17,7 +17,8 @@ from .transform import Transform, on_vectors
 class NICE(Flow):
     """Additive couplings, which keep volumes, under one diagonal scaling ``x = z · e^s``.
 
-    Images are taken for vectors. The flow begins at the identity.
+    Images are taken for vectors. The flow begins at the identity. Nothing bounds s: where the scaling overflows,
+    FloatingPointError names its layer.
 
     Args:
         n_layers: couplings.

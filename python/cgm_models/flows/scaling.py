@@ -9,7 +9,10 @@ from .transform import Transform
 
 
 class DiagonalScaling(Transform):
-    """``x = z · exp(log_scale)``, ``log|det ∂x/∂z| = Σ log_scale``."""
+    """``x = z · exp(log_scale)``, ``log|det ∂x/∂z| = Σ log_scale``.
+
+    Nothing bounds the log-scales: where a scale overflows, the flow raises FloatingPointError with this layer's name.
+    """
 
     def __init__(self, dim: int) -> None:
         super().__init__()
