@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from cgm_kernels.precision import wide
+
 from .transform import Transform
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ def explain_non_finite(
 ) -> None:
     """Run the map again with every layer watched, and raise an error that says where it left the finite numbers.
 
-    Returns where nothing is wrong: the sum that was tested overflowed, or a base of bounded support has no mass at some
-    points.
+    Returns where nothing is wrong: the sum that was tested overflowed, a base of bounded support has no mass at some
+    points, or these are so far away that their squares overflow.
     """
     where, argument = f"{type(flow).__name__}.{call}", "x" if inverse else "z"
     if not len(points):
@@ -35,12 +37,19 @@ def explain_non_finite(
         raise FloatingPointError(f"{where}: the log-determinants of the layers overflow when they are added")
     if value.isfinite().all():
         return
-    if flow.base.full_support or value.isnan().any() or value.isposinf().any() or value.ndim == 0:
+    carried = flow.base.full_support and value.ndim > 0 and _carried(points, value)
+    if carried or value.isnan().any() or value.isposinf().any() or value.ndim == 0:
         latent = z if inverse else points
         density = flow.base.log_prob(latent, context)
         rows = f"{int((~density.isfinite()).sum())} of {len(density)} rows"
         base, reach = type(flow.base).__name__, float(latent.abs().max())
         raise FloatingPointError(f"{where}: the base {base} has no finite density at {rows}; |z| reaches {reach:.3g}")
+
+
+def _carried(points: Tensor, density: Tensor) -> bool:
+    """Whether a point lost its density on the way: it began where squares are finite."""
+    near = wide(points).flatten(1).square().sum(1).isfinite()
+    return bool((near & ~density.isfinite()).any())
 
 
 def refuse_non_finite(model: nn.Module, where: str, arguments: Mapping[str, Tensor | None]) -> None:

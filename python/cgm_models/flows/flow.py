@@ -77,7 +77,7 @@ class Flow(GenerativeModel, abstract=True):
         Raises:
             ValueError: if ``x`` holds values that are not finite.
             FloatingPointError: if a layer gives a value that is not finite, with its name, or the density underflows
-                though the base has mass everywhere.
+                though the base has mass everywhere and the points are within reach of it.
         """
         return self._finite("log_prob", self._log_prob(x, context), x, context, inverse=True)
 
