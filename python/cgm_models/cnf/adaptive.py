@@ -9,7 +9,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from cgm_kernels import runge_kutta_update
 from cgm_kernels.divergence.tableaus import Tableau
 
 from .solver import Solver
@@ -127,7 +126,7 @@ def _first_step(
         return math.nan
     trial = min(1e-6 if far < 1e-5 or fast < 1e-5 else 0.01 * far / fast, abs(end - start))
     signed = math.copysign(trial, end - start)
-    moved = [runge_kutta_update(y, [k], [1.0], signed) for y, k in zip(state[:n_coupled], slope, strict=False)]
+    moved = [updated(y, [slope], i, (1.0,), signed) for i, y in enumerate(state[:n_coupled])]
     bent = size([b - a for a, b in zip(slope, rates(start + signed, *moved), strict=True)]) / trial
     if not math.isfinite(bent):  # beyond what the step may reach
         return signed * 1e-3
