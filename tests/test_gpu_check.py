@@ -12,6 +12,7 @@ import gpu_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 
+FACTS = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
 MEMCHECK = "========= COMPUTE-SANITIZER\n346 cases ran on the native backend\n========= ERROR SUMMARY: {} errors\n"
 RACE = "========= Error: Race reported between Write access at void {}(float*)+0x10 and Read access\n"
 
@@ -52,9 +53,8 @@ def test_reading_a_test_report(tmp_path):
 
 
 def test_stages_are_recorded_beside_each_other(tmp_path):
-    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
-    gpu_check.record(tmp_path, facts, "build", {"passed": True, "summary": "built", "seconds": 60, "date": "today"})
-    gpu_check.record(tmp_path, facts, "test", {"passed": False, "summary": "1 failed", "seconds": 9, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "build", {"passed": True, "summary": "built", "seconds": 60, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "test", {"passed": False, "summary": "1 failed", "seconds": 9, "date": "today"})
     table = (tmp_path / "gpu_check.md").read_text()
     assert "| build | passed: built | 60 | today |" in table
     assert "| test | **failed**: 1 failed | 9 | today |" in table
@@ -92,8 +92,7 @@ def tests_run(monkeypatch, tmp_path):
 def stage(tmp_path, clock):
     clock[0] = 0.0
     found = gpu_check.test(tmp_path)
-    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
-    gpu_check.record(tmp_path, facts, "test", found | {"seconds": 9, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "test", found | {"seconds": 9, "date": "today"})
     return found
 
 
@@ -160,8 +159,7 @@ def test_the_bench_stage_takes_all_headlines_first_and_names_missed_targets(benc
     assert found["passed"]
     assert found["missed"] == ["models: one: lower bound 0.9"]
     assert "1 of 5 targets missed" in found["summary"]
-    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
-    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "bench", found | {"seconds": 9, "date": "today"})
     assert "- models: one: lower bound 0.9" in (tmp_path / "gpu_check.md").read_text()
 
 
@@ -171,8 +169,7 @@ def test_the_bench_stage_goes_on_where_it_stopped(benchmarks_run, tmp_path):
     found = gpu_check.bench(tmp_path)
     assert [name for name, _ in ran] == [*gpu_check.BENCHMARKS[:5], "check"]
     assert "run the stage again" in found["summary"]
-    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
-    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "bench", found | {"seconds": 9, "date": "today"})
     ran.clear()
     clock[0] = 0.0
     gpu_check.bench(tmp_path)
@@ -184,8 +181,7 @@ def test_the_bench_stage_begins_anew_where_no_commit_names_the_sources(benchmark
     ran, clock = benchmarks_run(outputs={"models": (0, "time is up: 3 of 9 rows are measured\n")})
     found = gpu_check.bench(tmp_path)
     assert "another run begins anew" in found["summary"]
-    facts = {"gpu": "NVIDIA H200", "torch": "2.11.0", "cuda": "13.0", "python": "3.12.3"}
-    gpu_check.record(tmp_path, facts, "bench", found | {"seconds": 9, "date": "today"})
+    gpu_check.record(tmp_path, FACTS, "bench", found | {"seconds": 9, "date": "today"})
     ran.clear()
     clock[0] = 0.0
     gpu_check.bench(tmp_path)
